@@ -1,0 +1,51 @@
+# Each target sets up what it needs in .venv, from the hash-pinned requirements*.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEV_READY := .venv/.ready-dev
+
+.PHONY: help demo test lint bench bench-smoke lock clean
+
+help: ## Explain the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: $(READY) ## Set up and show all of it on this machine: API sandbox, Prefect, images on disk
+	$(BIN)/nanobanana demo
+
+test: $(DEV_READY) ## Set up and run the tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_READY) ## Set up and check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(DEV_READY) ## Set up and measure; prints ratios (some minutes)
+	$(BIN)/python -m benchmarks
+
+bench-smoke: $(DEV_READY) ## Set up and see that every benchmark runs
+	$(BIN)/python -m benchmarks --smoke
+
+lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
+	$(LOCK) --output-file requirements.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --all-extras --group dev \
+	  --output-file requirements-dev.txt pyproject.toml
+
+clean: ## Remove what the other targets made
+	rm -rf .venv nanobanana-demo
+
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --python-version 3.10
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --require-hashes --requirement requirements.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(DEV_READY): requirements-dev.txt $(READY)
+	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	touch $@

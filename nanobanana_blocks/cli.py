@@ -1,0 +1,254 @@
+"""The `nanobanana` command: reads arguments, prints outcomes; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.markup import escape
+
+from nanobanana_blocks.client import DEFAULT_BASE_URL
+from nanobanana_blocks.credentials import (
+    BASE_URL_VARIABLE,
+    KEY_VARIABLE,
+    NanoBananaCredentials,
+    load_credentials,
+)
+from nanobanana_blocks.errors import InvalidInput, MissingCredentials, NanoBananaError
+from nanobanana_blocks.landing import open_landing
+from nanobanana_blocks.models import (
+    LandingOutcome,
+    LandingReport,
+    TaskDetails,
+    TaskStatus,
+    check_task_ids,
+)
+from nanobanana_blocks.schedule import PollPolicy
+from nanobanana_blocks.storage import Destination
+
+app = typer.Typer(
+    name="nanobanana",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Land every finished NanoBanana image in your storage.
+
+    The key comes from the environment variable NANOBANANA_API_KEY (and the server, if it is not
+    the public one, from NANOBANANA_BASE_URL). `nanobanana demo` shows everything on this machine
+    and spends nothing.
+
+    Exit codes: 0 all is well · 1 nothing could be done · 2 wrong usage · 3 not everything landed,
+    or the generation failed · 4 still generating · 130 interrupted.
+    """,
+)
+messages = Console(stderr=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """What scripts can rely on."""
+
+    OK = 0
+    ERROR = 1
+    NOT_ALL = 3
+    STILL_GENERATING = 4
+    INTERRUPTED = 130
+
+
+TaskIds = Annotated[
+    list[str],
+    typer.Argument(metavar="TASK_ID...", help="Generation tasks; - reads their ids from stdin."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
+CredentialsName = Annotated[
+    str | None,
+    typer.Option(
+        "--credentials", help="Name of a saved NanoBananaCredentials block, not the environment."
+    ),
+]
+
+
+@app.command()
+def demo(
+    to: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("nanobanana-demo"),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave Prefect's UI up until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show all of it on this machine: API sandbox, Prefect, images on disk.
+
+    Nothing of your own Prefect profile or database is touched, and no credits are spent.
+    """
+    from nanobanana_blocks.demo import run_demo  # noqa: PLC0415  # only this command needs it
+
+    with _ending_well():
+        run_demo(to, keep=keep)
+
+
+@app.command()
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8378,
+    speed: Annotated[
+        float, typer.Option(help="How many times faster than the service it generates.")
+    ] = 1.0,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen where other machines can reach it.")
+    ] = False,
+) -> None:
+    """Serve a local stand-in for the API; no credits are spent."""
+    from nanobanana_blocks.sandbox import SandboxSettings, serve  # noqa: PLC0415  # likewise
+
+    with _ending_well():
+        if not speed > 0:
+            raise InvalidInput(f"--speed must be more than 0, not {speed:g}")
+        serve(host, port, settings=SandboxSettings(speed=speed), allow_remote=allow_remote)
+
+
+@app.command()
+def land(
+    task_ids: TaskIds,
+    to: Annotated[str, typer.Option("--to", help="Folder or fsspec URL for the images.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each task.")] = 900.0,
+    requests_per_second: Annotated[
+        float, typer.Option(min=0.01, help="Request budget of all waits together.")
+    ] = 20.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Land again what has landed already.")
+    ] = False,
+    credentials: CredentialsName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for generation tasks and land their images, without a Prefect run.
+
+    What has a receipt at the destination already is not fetched again.
+    """
+    poll = PollPolicy(requests_per_second=requests_per_second)
+
+    async def run() -> LandingReport:
+        async with (
+            (await _credentials(credentials)).get_client() as client,
+            aclosing(await Destination.open(to)) as destination,
+            open_landing(
+                _read_ids(task_ids),
+                client,
+                destination,
+                timeout=timeout,
+                poll=poll,
+                overwrite=overwrite,
+                on_outcome=_tell_outcome,
+            ) as landing,
+        ):
+            with messages.status(f"Landing in {escape(destination.path)} …"):
+                await landing.land_each(landing.unique_task_ids)
+            return landing.report()
+
+    with _ending_well():
+        report = asyncio.run(run())
+        if as_json:
+            typer.echo(report.model_dump_json(indent=2))
+        else:
+            typer.echo(f"{report.describe()}, in {report.destination}")
+        if not report.complete:
+            raise typer.Exit(Exit.NOT_ALL)
+
+
+@app.command()
+def status(
+    task_ids: TaskIds,
+    credentials: CredentialsName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask once about generation tasks.
+
+    The JSON holds the temporary image URLs; the lines do not.
+    """
+
+    async def run() -> list[TaskDetails]:
+        ids = check_task_ids(_read_ids(task_ids))
+        async with (await _credentials(credentials)).get_client() as client:
+            return await asyncio.gather(*(client.get_task_details(task_id) for task_id in ids))
+
+    with _ending_well():
+        found = asyncio.run(run())
+        if as_json:
+            typer.echo(json.dumps([details.model_dump(mode="json") for details in found], indent=2))
+        else:
+            for details in found:
+                reason = f"  {details.error_message}" if details.error_message else ""
+                typer.echo(f"{details.task_id}  {details.status.name}{reason}")
+        statuses = {details.status for details in found}
+        if statuses & {TaskStatus.CREATE_TASK_FAILED, TaskStatus.GENERATE_FAILED}:
+            raise typer.Exit(Exit.NOT_ALL)
+        if TaskStatus.GENERATING in statuses:
+            raise typer.Exit(Exit.STILL_GENERATING)
+
+
+@app.command("save-key")
+def save_key(
+    name: Annotated[str, typer.Argument(help="Name for the NanoBananaCredentials block.")] = (
+        "default"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved key.")] = False,
+) -> None:
+    """Save the API key as a Prefect block, without it landing in the shell's history.
+
+    The key is asked for, or taken from NANOBANANA_API_KEY where that is set.
+    """
+    with _ending_well():
+        block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
+            api_key=SecretStr(typer.prompt("NanoBanana API key", hide_input=True)),
+            base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+        )
+        block.get_client()
+        try:
+            asyncio.run(block.asave(name, overwrite=overwrite))
+        except ValueError as refusal:
+            raise InvalidInput(f"the block was not saved: {refusal}") from None
+        typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
+
+
+def _tell_outcome(outcome: LandingOutcome) -> None:
+    messages.print(escape(f"{outcome.task_id}  {outcome.describe()}"), soft_wrap=True)
+
+
+def _read_ids(task_ids: list[str]) -> list[str]:
+    return sys.stdin.read().split() if task_ids == ["-"] else task_ids
+
+
+async def _credentials(name: str | None) -> NanoBananaCredentials:
+    if name:
+        return await load_credentials(name)
+    found = NanoBananaCredentials.from_environment()
+    if found is None:
+        raise MissingCredentials(
+            f"{KEY_VARIABLE} is not set. Set it, or name a saved block with --credentials."
+        )
+    return found
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Turn what can go wrong into one line and an exit code."""
+    try:
+        yield
+    except NanoBananaError as error:
+        messages.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(Exit.ERROR) from None
+    except KeyboardInterrupt:
+        messages.print("Interrupted. Nothing partial is left; running again goes on from here.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

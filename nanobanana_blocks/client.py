@@ -1,0 +1,223 @@
+"""The API over httpx: one connection pool, one request budget; what answers mean is `protocol`'s.
+
+The key is sent to the base URL's host and nowhere else: redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from nanobanana_blocks import protocol
+from nanobanana_blocks._version import __version__
+from nanobanana_blocks.budget import RequestBudget
+from nanobanana_blocks.errors import APIError, InvalidInput, NetworkError, RateLimited
+from nanobanana_blocks.models import TaskDetails, check_task_id
+from nanobanana_blocks.schedule import PollPolicy
+from nanobanana_blocks.waiting import TaskWaiter
+
+DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
+USER_AGENT = f"nanobanana-blocks/{__version__}"
+LARGEST_ANSWER = 1 << 20
+
+
+class NanoBananaClient:
+    """Asks the API about generation tasks; an async context manager.
+
+    Args:
+        api_key: The API key.
+        base_url: The API server. Plain http is accepted for this machine and private addresses.
+        timeout: Seconds without a byte after which a request is given up.
+        max_connections: Requests in flight at most; a few cost less CPU than many.
+        budget: The request budget, to share one between clients.
+
+    Raises:
+        InvalidInput: The key or the base URL cannot be meant.
+
+    Example:
+        ```python
+        async with NanoBananaClient(key) as client:
+            details = await client.wait_for_task("933259930a1fc855a4e3835b7c60a028")
+        ```
+    """
+
+    def __init__(
+        self,
+        api_key: str | SecretStr,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        timeout: float = 30.0,
+        max_connections: int = 8,
+        budget: RequestBudget | None = None,
+    ) -> None:
+        key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+        self._key = _check_key(key)
+        self.base_url = check_base_url(base_url)
+        self.budget = budget or RequestBudget()
+        self._timeout = timeout
+        self._max_connections = max_connections
+        self._in_flight = asyncio.Semaphore(max_connections)
+        self._waiters: dict[PollPolicy, TaskWaiter] = {}
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {self._key}", "User-Agent": USER_AGENT},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
+            limits=httpx.Limits(
+                max_connections=max_connections, max_keepalive_connections=max_connections
+            ),
+            follow_redirects=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"NanoBananaClient(base_url={self.base_url!r})"
+
+    async def __aenter__(self) -> NanoBananaClient:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End all waits and close the connections."""
+        while self._waiters:
+            await self._waiters.popitem()[1].aclose()
+        await self._http.aclose()
+
+    async def get_task_details(self, task_id: str) -> TaskDetails:
+        """Ask record-info about one generation task, once.
+
+        Raises:
+            InvalidInput: `task_id` cannot be one; nothing was sent.
+            APIError: One of its subclasses; `retryable` tells whether asking again may help.
+        """
+        check_task_id(task_id)
+        data = await self._ask(
+            "GET", protocol.RECORD_INFO, params={"taskId": task_id}, task_id=task_id
+        )
+        return protocol.read_task_details(data, task_id=task_id)
+
+    async def wait_for_task(
+        self, task_id: str, timeout: float = 900.0, poll: PollPolicy | None = None
+    ) -> TaskDetails:
+        """Ask until the generation task has ended, well or badly; `raise_for_status()` tells.
+
+        All waits of a client share its request budget, whose rate the policy sets.
+
+        Args:
+            task_id: The generation task.
+            timeout: Seconds to wait at most; one last look follows.
+            poll: When to ask; `PollPolicy()` learns when an answer is likely.
+
+        Raises:
+            WaitTimedOut: The task had not ended in time.
+            APIError: A failure that waiting does not mend, or that outlasted its bound.
+        """
+        return await self.waiter(poll or PollPolicy()).watch(task_id, timeout).ended()
+
+    def waiter(self, poll: PollPolicy) -> TaskWaiter:
+        """The one waiter of this client for a policy; it ends with the client."""
+        self.budget.allow(poll.requests_per_second)
+        if poll not in self._waiters:
+            self._waiters[poll] = TaskWaiter(
+                self.get_task_details, poll, max_in_flight=self._max_connections
+            )
+        return self._waiters[poll]
+
+    async def _ask(
+        self, method: str, path: str, *, task_id: str | None = None, **arguments: Any
+    ) -> Any:
+        """Send one request within the budget and return the `data` of an answer that says yes."""
+        await self.budget.acquire()
+        response, body = await self._exchange(method, path, task_id, arguments)
+        try:
+            data = protocol.read_envelope(response.status_code, body, task_id=task_id)
+        except APIError as error:
+            error.retry_after = read_retry_after(response.headers.get("Retry-After"))
+            if isinstance(error, RateLimited):
+                self.budget.refused(error.retry_after)
+            raise
+        self.budget.answered()
+        return data
+
+    async def _exchange(
+        self, method: str, path: str, task_id: str | None, arguments: dict[str, Any]
+    ) -> tuple[httpx.Response, bytes]:
+        try:
+            async with (
+                self._in_flight,
+                self._http.stream(method, path, **arguments) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_ANSWER:
+                        break
+        except httpx.TimeoutException:
+            failure = f"no answer within {self._timeout:g} s"
+        except httpx.HTTPError as error:
+            failure = f"the connection failed ({type(error).__name__})"
+        else:
+            # An answer that echoes the request must not carry the key into an error's text.
+            return response, bytes(body).replace(self._key.encode(), b"********")
+        # Raised out here, so that no httpx exception, which holds the key, is its context.
+        raise NetworkError(f"{self.base_url}: {failure}.", task_id=task_id)
+
+
+def check_base_url(base_url: str) -> str:
+    """Return the base URL without a final slash, or raise `InvalidInput`."""
+    try:
+        url = httpx.URL(base_url.strip())
+    except (httpx.InvalidURL, AttributeError):
+        url = httpx.URL("")
+    if url.scheme not in ("https", "http") or not url.host or url.userinfo or url.query:
+        raise InvalidInput(
+            "the base URL must be like https://api.nanobananaapi.ai, without user, password or "
+            "query"
+        )
+    if url.scheme == "http" and not is_private_host(url.host):
+        raise InvalidInput(f"the base URL must be https: the key would travel open to {url.host}")
+    return str(url).rstrip("/")
+
+
+def is_private_host(host: str) -> bool:
+    """Whether `host` is this machine or an address of a private network."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_private
+    except ValueError:
+        return False
+
+
+def read_retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110)."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check_key(key: str) -> str:
+    key = key.strip()
+    if not key:
+        raise InvalidInput("the API key is blank")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidInput("the API key holds a space, a line break or a non-ASCII character")
+    return key

@@ -1,0 +1,256 @@
+"""The demonstration: an API sandbox and a Prefect of its own, the main flow, images on disk.
+
+It touches nothing of the user's Prefect profile or database, and spends no credits. The flow runs
+in a process of its own, as it would under a worker, and is watched through Prefect's API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.flows import load_flow_from_entrypoint
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from nanobanana_blocks.artifacts import OUTCOMES_KEY
+from nanobanana_blocks.credentials import (
+    BASE_URL_VARIABLE,
+    KEY_VARIABLE,
+    NanoBananaCredentials,
+)
+from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Sandbox, TaskPlan
+
+SERVER_START_SECONDS = 90.0
+FLOW_START_SECONDS = 8
+REFRESH_SECONDS = 0.5
+STYLES = {"Completed": "green", "Failed": "red", "TimedOut": "red", "AwaitingRetry": "yellow"}
+
+console = Console(highlight=False)
+
+PLANS = [
+    *(TaskPlan(seconds=FLOW_START_SECONDS + wait) for wait in (1, 2, 4, 6, 7, 9, 12, 18)),
+    TaskPlan(seconds=FLOW_START_SECONDS + 5, images=4),
+    TaskPlan(seconds=FLOW_START_SECONDS + 8, media_type="image/webp", url_extension="png"),
+    TaskPlan(
+        seconds=FLOW_START_SECONDS + 3,
+        outcome="generate-failed",
+        error_code=400,
+        error_message=CONTENT_POLICY_MESSAGE,
+    ),
+    TaskPlan(seconds=FLOW_START_SECONDS + 4, dead_result_url="always"),
+]
+
+
+def run_demo(to: Path, *, keep: bool) -> None:
+    """Run the demonstration and print what came of it.
+
+    Args:
+        to: Folder for the images; made if need be.
+        keep: Leave Prefect running, so that its UI shows this very run, until Ctrl-C.
+
+    Raises:
+        NanoBananaError: The demonstration could not be run.
+    """
+    to = to.absolute()
+    with tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home, Sandbox() as sandbox:
+        console.print("A local sandbox stands in for the NanoBanana API: no credits are spent.")
+        with own_prefect(Path(home)) as environment:
+            task_ids = sandbox.add_tasks(PLANS)
+            environment |= {
+                KEY_VARIABLE: sandbox.api_key,
+                BASE_URL_VARIABLE: sandbox.base_url,
+            }
+            ui = environment["PREFECT_API_URL"].removesuffix("/api")
+            run = asyncio.run(_run_and_watch(task_ids, to, Path(home), environment))
+            _say_what_next(to)
+            if keep:
+                console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
+                console.print("It stays up until you press Ctrl-C.")
+                _wait_for_interrupt()
+
+
+async def _run_and_watch(
+    task_ids: list[str], to: Path, home: Path, environment: dict[str, str]
+) -> UUID:
+    parameters = {"task_ids": task_ids, "destination": str(to)}
+    log = home / "flow.log"
+    with log.open("wb") as output:
+        flow_process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, json.dumps(parameters)),
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            async with PrefectClient(environment["PREFECT_API_URL"]) as prefect:
+                run = await _watch(prefect, task_ids, to, flow_process)
+                if run is None:
+                    raise NanoBananaError(f"the flow did not start:\n{log.read_text()[-2000:]}")
+                await _print_outcomes(prefect, run)
+                return run.id
+        finally:
+            if flow_process.returncode is None:
+                flow_process.terminate()
+                await flow_process.wait()
+
+
+async def _watch(
+    prefect: PrefectClient, task_ids: list[str], to: Path, flow_process: asyncio.subprocess.Process
+) -> FlowRun | None:
+    """Show the run's task runs as they change, until its process has ended."""
+    run: FlowRun | None = None
+    ended = asyncio.create_task(flow_process.wait())
+    with Live(console=console, refresh_per_second=8) as live:
+        while True:
+            last_look = ended.done()
+            runs = await prefect.read_flow_runs(limit=1)
+            run = runs[0] if runs else None
+            task_runs = await _task_runs(prefect, run) if run else []
+            live.update(_draw(task_ids, to, run, task_runs))
+            if last_look:
+                return run
+            await asyncio.wait([ended], timeout=REFRESH_SECONDS)
+
+
+async def _task_runs(prefect: PrefectClient, run: FlowRun) -> list[TaskRun]:
+    return await prefect.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
+
+
+def _draw(task_ids: list[str], to: Path, run: FlowRun | None, task_runs: list[TaskRun]) -> Table:
+    title = f"Prefect flow run: {run.name}" if run else "Starting the flow …"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("generation task", no_wrap=True, width=12)
+    table.add_column("task run", no_wrap=True, width=13)
+    table.add_column("s", justify="right", width=3)
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    by_name = {task_run.name: task_run for task_run in task_runs}
+    for task_id in task_ids:
+        task_run = by_name.get(f"land {task_id}")
+        state = task_run.state if task_run else None
+        name = state.name if state and state.name else "–"
+        seconds = f"{task_run.total_run_time.total_seconds():.0f}" if task_run else ""
+        message = (state.message or "") if state and state.is_final() else ""
+        shown = f"[{STYLES.get(name, 'cyan')}]{escape(name)}[/]"
+        told = message.replace(f"task {task_id}: ", "").replace(f"{to}{os.sep}{task_id}", "…")
+        table.add_row(f"{task_id[:10]}…", shown, seconds, escape(told))
+    return table
+
+
+async def _print_outcomes(prefect: PrefectClient, run: FlowRun) -> None:
+    [table] = await prefect.read_artifacts(
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[OUTCOMES_KEY])),
+        flow_run_filter=FlowRunFilter(id={"any_": [run.id]}),
+    )
+    rows: list[dict[str, Any]] = json.loads(str(table.data))
+    console.print(f"\n[bold]{escape(table.description or '')}[/]")
+    for row in rows:
+        if row["what happened"]:
+            console.print(f"[red]{row['task']}[/]  {escape(row['what happened'])}", soft_wrap=True)
+
+
+def _say_what_next(to: Path) -> None:
+    console.print(f"\nThe images, and a receipt beside each: {to}", soft_wrap=True)
+    console.print(
+        "Next, with the real API: export NANOBANANA_API_KEY, then\n"
+        "  nanobanana land TASK_ID --to FOLDER_OR_URL      without a Prefect run\n"
+        "  nanobanana save-key && prefect deploy --all     as Prefect deployments"
+    )
+
+
+@contextmanager
+def own_prefect(home: Path) -> Iterator[dict[str, str]]:
+    """Run a Prefect server that knows nothing of the user's; give the environment that uses it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "NANOBANANA_"))
+    }
+    environment |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    log = home / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            with console.status("Starting a Prefect server for this demonstration …"):
+                _wait_until_healthy(environment["PREFECT_API_URL"], server, log)
+            yield environment
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_until_healthy(api_url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{api_url}/health", timeout=2, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise NanoBananaError(f"Prefect's server did not start:\n{log.read_text()[-2000:]}")
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+
+
+def flow_entrypoint(name: str) -> str:
+    """Where a flow of this project is: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    found = next(
+        path
+        for path in (package / "flows" / f"{name}.py", package.parent / "flows" / f"{name}.py")
+        if path.exists()
+    )
+    return f"{found}:{name}"
+
+
+async def _run_flow(parameters: dict[str, Any]) -> None:
+    block = NanoBananaCredentials.from_environment()
+    if block is None:
+        raise NanoBananaError(f"{KEY_VARIABLE} is not set")
+    await block.asave("default", overwrite=True)
+    land_images = load_flow_from_entrypoint(flow_entrypoint("land_images"))
+    await land_images(**parameters, return_state=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_run_flow(json.loads(sys.argv[1])))

@@ -1,0 +1,182 @@
+"""Everything that can go wrong, as one shallow tree of exceptions; nothing is raised here.
+
+Prefect pickles and logs exceptions, so none of these holds a request, a response, a header or an
+image URL. `retryable` says whether the same call may succeed later without anybody changing
+anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class NanoBananaError(Exception):
+    """Base of every error that this package raises.
+
+    Attributes:
+        task_id: The generation task that the error is about, where it is about one.
+        retryable: Whether trying again later, unchanged, may succeed.
+        affects_all: Whether it ends every wait, not just one task's: a refused key, for one.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.affects_all = False
+
+    @property
+    def message(self) -> str:
+        """What happened, without the task id."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: {self.message}" if self.task_id else self.message
+
+
+class InvalidInput(NanoBananaError, ValueError):
+    """Raised before anything is asked or spent: a parameter cannot be meant as it stands."""
+
+
+class MissingCredentials(NanoBananaError):
+    """Raised when neither a credentials block nor `NANOBANANA_API_KEY` gives a key."""
+
+
+class APIError(NanoBananaError):
+    """Base of what the API, or the way to it, says no with.
+
+    Attributes:
+        http_status: The HTTP status, where an answer came.
+        code: The `code` of the answer's JSON envelope, where it had one.
+        retry_after: Seconds that the service asked to wait, where it asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str | None = None,
+        http_status: int | None = None,
+        code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, task_id=task_id)
+        self.http_status = http_status
+        self.code = code
+        self.retry_after = retry_after
+
+
+class Unauthorized(APIError):
+    """Raised when the API refuses the key (401), or the caller's address for this key."""
+
+
+class OutOfCredits(APIError):
+    """Raised when the account has too few credits (402)."""
+
+
+class UnknownTask(APIError):
+    """Raised when the API does not know the task id, after the grace given to new tasks."""
+
+
+class BadRequest(APIError):
+    """Raised when the API rejects the request's parameters (400, 413, 422) or has the feature off
+    (505)."""
+
+
+class RateLimited(APIError):
+    """Raised when the API asks for fewer requests (429)."""
+
+    retryable = True
+
+
+class ServerError(APIError):
+    """Raised when the API fails (5xx) or is under maintenance (455)."""
+
+    retryable = True
+
+
+class NetworkError(APIError):
+    """Raised when no complete answer came: name, connection, TLS or time limit."""
+
+    retryable = True
+
+
+class ProtocolError(APIError):
+    """Raised when an answer is not what the API's documentation describes."""
+
+
+class GenerationFailed(NanoBananaError):
+    """Raised for a generation task that ended without an image.
+
+    Attributes:
+        status: The name of its `TaskStatus`.
+        error_code: The API's `errorCode`, as it came.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str | None = None,
+        status: str = "GENERATE_FAILED",
+        error_code: Any = None,
+    ) -> None:
+        super().__init__(message, task_id=task_id)
+        self.status = status
+        self.error_code = error_code
+
+
+class WaitTimedOut(NanoBananaError, TimeoutError):
+    """Raised when a generation task was still running at the end of the time given.
+
+    It is a `TimeoutError`, so Prefect shows the run as `TimedOut`. The service may still finish the
+    image: running again picks it up.
+    """
+
+    retryable = True
+
+
+class ImageError(NanoBananaError):
+    """Base of what stops a finished image from being fetched."""
+
+
+class ImageUnavailable(ImageError):
+    """Raised when no URL of an image answers with it: expired, gone, refused or out of reach."""
+
+    retryable = True
+
+
+class ImageRejected(ImageError):
+    """Raised when what a URL answers with is not a whole, sound image within the limits."""
+
+    retryable = True
+
+
+class ForbiddenAddress(ImageError):
+    """Raised when an image URL, or a redirect of it, leads where this product must not go."""
+
+
+class StorageError(NanoBananaError):
+    """Raised when the storage fails while in use; a full disk, for one."""
+
+    retryable = True
+
+
+class DestinationError(NanoBananaError):
+    """Raised when a destination cannot be used at all: misspelt, missing, denied, or its fsspec
+    backend is not installed."""
+
+
+class IncompleteLanding(NanoBananaError):
+    """Raised at the end of a flow in which not every image landed; what could be landed is.
+
+    Attributes:
+        report: The `LandingReport` of the run.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,102 @@
+"""A place for images as a Prefect block, and what a flow's `destination` text means."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from prefect.blocks.fields import SecretDict
+from prefect.runtime import deployment
+from pydantic import Field
+
+from nanobanana_blocks.credentials import DOCUMENTATION_URL, LOGO_URL
+from nanobanana_blocks.errors import DestinationError, InvalidInput
+from nanobanana_blocks.storage import Destination
+
+BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class ImageStore(Block):
+    """A place for images: any fsspec URL, with what it needs to be reached.
+
+    Attributes:
+        url: Where images go.
+        storage_options: What fsspec's backend for it takes, such as keys and endpoints.
+        keep_prompts: Whether receipts hold the prompt.
+
+    Example:
+        Load a stored place and see what is in it:
+        ```python
+        from contextlib import aclosing
+
+        from nanobanana_blocks import ImageStore
+
+        store = ImageStore.load("BLOCK_NAME")
+
+        async def names() -> list[str]:
+            async with aclosing(await store.open()) as destination:
+                return sorted(await destination.list())
+        ```
+    """
+
+    _block_type_name = "NanoBanana Image Store"
+    _block_type_slug = "image-store"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
+
+    url: str = Field(
+        title="URL",
+        description="Any fsspec URL or local folder, such as s3://bucket/folder.",
+    )
+    storage_options: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        title="Storage Options",
+        description="Keyword arguments of the fsspec backend, such as key, secret and endpoint_url.",
+    )
+    keep_prompts: bool = Field(
+        default=False,
+        title="Keep Prompts",
+        description="Write each generation task's prompt into its receipt.",
+    )
+
+    async def open(self) -> Destination:
+        """Reach the place, to be used as an async context manager.
+
+        Raises:
+            DestinationError: It is misspelt, or its fsspec backend is not installed.
+        """
+        return await Destination.open(self.url, self.storage_options.get_secret_value())
+
+
+async def load_store(destination: str) -> ImageStore:
+    """The place that a flow's `destination` means: a URL, a path, or a saved block's name.
+
+    Raises:
+        InvalidInput: It is blank.
+        DestinationError: It is a path into a worker's temporary folder.
+    """
+    if not isinstance(destination, str) or not destination.strip():
+        raise InvalidInput("destination is blank: give a path, an fsspec URL or a block's name")
+    if BLOCK_NAME.fullmatch(destination):
+        try:
+            return await ImageStore.aload(destination)
+        except ValueError as missing:
+            if "Unable to find block document" not in str(missing):
+                raise
+    if "://" not in destination and not Path(destination).expanduser().is_absolute():
+        _refuse_temporary_folder(destination)
+    return ImageStore(url=destination)
+
+
+def _refuse_temporary_folder(destination: str) -> None:
+    """A worker runs a flow in a folder that it deletes afterwards, unless told otherwise."""
+    here = Path.cwd()
+    is_worker_folder = here.name.endswith("prefect") and here.parent == Path(tempfile.gettempdir())
+    if deployment.id and is_worker_folder:
+        raise DestinationError(
+            f"no ImageStore block is saved as {destination!r}, and as a relative path it would be "
+            "deleted with the worker's temporary folder. Give an absolute path, an fsspec URL or a "
+            "block's name."
+        )

@@ -1,0 +1,363 @@
+"""Lands generation tasks: wait, fetch, verify, publish, and last the receipt; knows no Prefect.
+
+A receipt is the JSON file whose existence alone means "this generation task is done". It is
+written after its images, so a run killed at any moment is continued by running again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timezone
+
+from pydantic import ValidationError
+
+from nanobanana_blocks.client import NanoBananaClient
+from nanobanana_blocks.errors import (
+    DestinationError,
+    ImageError,
+    ImageUnavailable,
+    NanoBananaError,
+    WaitTimedOut,
+)
+from nanobanana_blocks.images import EgressRules, ImageDownloader, VerifiedImage
+from nanobanana_blocks.models import (
+    ErrorSummary,
+    LandedImage,
+    LandingOutcome,
+    LandingReport,
+    LandingStatus,
+    Receipt,
+    ReceiptImage,
+    TaskDetails,
+    check_task_ids,
+)
+from nanobanana_blocks.naming import image_name, receipt_name
+from nanobanana_blocks.schedule import PollPolicy
+from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.waiting import Watch, check_timeout
+
+logger = logging.getLogger(__name__)
+
+FEW_TASKS = 20
+"""Up to so many receipts are asked for one by one; for more, the destination is listed once."""
+
+MOST_THUMBNAILS = 48
+STARTED_AT_ONCE = 100
+
+FRESH_URL_SECONDS = 3.0
+"""How long to wait before a URL that the API has just given again is tried once more."""
+
+
+class Landing:
+    """Lands the generation tasks of one run; made by `open_landing`.
+
+    Attributes:
+        task_ids: The generation tasks, in the order asked, repetitions included.
+        outcomes: What became of each task so far.
+        thumbnails: Small JPEGs of the first images landed in this run, by task id.
+        errors: Why tasks did not land, by task id.
+        stopped_by: What ended the run as a whole, such as a refused key.
+    """
+
+    def __init__(
+        self,
+        task_ids: list[str],
+        client: NanoBananaClient,
+        downloader: ImageDownloader,
+        destination: Destination,
+        *,
+        timeout: float,
+        poll: PollPolicy,
+        overwrite: bool,
+        keep_prompts: bool,
+        on_outcome: Callable[[LandingOutcome], None] | None,
+    ) -> None:
+        self.task_ids = task_ids
+        self.destination = destination
+        self.outcomes: dict[str, LandingOutcome] = {}
+        self.thumbnails: dict[str, bytes] = {}
+        self.errors: dict[str, NanoBananaError] = {}
+        self.stopped_by: NanoBananaError | None = None
+        self._client = client
+        self._waiter = client.waiter(poll)
+        self._downloader = downloader
+        self._timeout = timeout
+        self._overwrite = overwrite
+        self._keep_prompts = keep_prompts
+        self._on_outcome = on_outcome
+        self._sizes: dict[str, int] | None = None
+
+    @property
+    def unique_task_ids(self) -> list[str]:
+        """The generation tasks, each once."""
+        return list(dict.fromkeys(self.task_ids))
+
+    def wake(self, task_id: str) -> bool:
+        """Look at a task now, since something says that it is done; whether it is waited for."""
+        return self._waiter.wake(task_id)
+
+    def report(self) -> LandingReport:
+        """What became of every task asked for."""
+        return LandingReport(
+            destination=self.destination.path,
+            outcomes=[self.outcomes[task_id] for task_id in self.task_ids],
+        )
+
+    async def land_each(self, task_ids: Iterable[str]) -> None:
+        """Land many generation tasks side by side; `outcomes` tells how each ended.
+
+        Raises:
+            NanoBananaError: What concerns the whole run, such as a refused key.
+        """
+        running: list[asyncio.Task[LandingOutcome]] = []
+        try:
+            for number, task_id in enumerate(task_ids, start=1):
+                running.append(asyncio.create_task(self.land(task_id)))
+                if number % STARTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            await asyncio.gather(*running)
+        finally:
+            for landing in running:
+                landing.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def land(self, task_id: str) -> LandingOutcome:
+        """Land one generation task; what goes wrong with it is told by the outcome.
+
+        Raises:
+            NanoBananaError: What concerns the whole run, such as a refused key.
+        """
+        attempt = _Attempt(task_id)
+        self.errors.pop(task_id, None)
+        try:
+            await self._attempt(attempt)
+        except NanoBananaError as error:
+            if error.affects_all:
+                self.stopped_by = error
+                raise
+            self.errors[task_id] = error
+        except Exception as error:
+            logger.exception("Landing %s failed in a way that it should not", task_id)
+            self.errors[task_id] = NanoBananaError(
+                f"an unexpected {type(error).__name__}; the log has its trace.", task_id=task_id
+            )
+        outcome = attempt.outcome(self.errors.get(task_id))
+        self.outcomes[task_id] = outcome
+        if self._on_outcome:
+            self._on_outcome(outcome)
+        return outcome
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        task_id = attempt.task_id
+        earlier = await self._earlier_receipt(task_id)
+        if earlier and not self._overwrite and await self._is_whole(earlier):
+            attempt.images += [self._located(image) for image in earlier.images]
+            attempt.asked_for = earlier.images_asked_for
+            return
+        watch = attempt.watch = self._waiter.watch(task_id, self._timeout)
+        details = (await watch.ended()).raise_for_status()
+        attempt.asked_for = details.images_asked_for
+        receipt = await self._land_images(details, watch, attempt.images)
+        await self._remove_leftovers(earlier, receipt)
+
+    async def survey(self) -> None:
+        """List the destination once, where that costs less than asking for each receipt."""
+        if len(self.task_ids) > FEW_TASKS:
+            self._sizes = await self.destination.list()
+
+    async def _earlier_receipt(self, task_id: str) -> Receipt | None:
+        name = receipt_name(task_id)
+        if self._sizes is not None and name not in self._sizes:
+            return None
+        data = await self.destination.read(name)
+        if data is None:
+            return None
+        try:
+            receipt = Receipt.model_validate_json(data)
+        except ValidationError:
+            return None
+        if receipt.task_id != task_id:
+            raise DestinationError(
+                f"{self.destination.path_of(name)} is the receipt of another task, "
+                f"{receipt.task_id}. Land this one in another folder.",
+                task_id=task_id,
+            )
+        return receipt
+
+    async def _is_whole(self, receipt: Receipt) -> bool:
+        for image in receipt.images:
+            if self._sizes is None:
+                size = await self.destination.size_of(image.name)
+            else:
+                size = self._sizes.get(image.name)
+            if size != image.size:
+                return False
+        return True
+
+    async def _land_images(
+        self, details: TaskDetails, watch: Watch, images: list[LandedImage]
+    ) -> Receipt:
+        recorded: list[ReceiptImage] = []
+        count = details.image_count
+        for index in range(count):
+            async with AsyncExitStack() as bytes_held:
+                image, details = await self._fetch(details, index, bytes_held)
+                name = image_name(details.task_id, index, count, image.extension)
+                await self.destination.publish(name, image.data, image.media_type)
+            recorded.append(_record(name, image))
+            images.append(self._located(recorded[-1]))
+            if image.thumbnail and len(self.thumbnails) < MOST_THUMBNAILS:
+                self.thumbnails.setdefault(details.task_id, image.thumbnail)
+        prompt = details.parameters.get("prompt") if self._keep_prompts else None
+        receipt = Receipt(
+            task_id=details.task_id,
+            images=recorded,
+            images_asked_for=details.images_asked_for,
+            operation_type=details.operation_type,
+            created_at=details.created_at,
+            completed_at=details.completed_at,
+            landed_at=datetime.now(timezone.utc),
+            polls=watch.polls,
+            waited_seconds=round(watch.waited_seconds, 3),
+            prompt=prompt if isinstance(prompt, str) else None,
+        )
+        text = receipt.model_dump_json(indent=2, exclude_none=True)
+        await self.destination.publish(
+            receipt_name(details.task_id), text.encode(), "application/json"
+        )
+        return receipt
+
+    async def _fetch(
+        self, details: TaskDetails, index: int, bytes_held: AsyncExitStack
+    ) -> tuple[VerifiedImage, TaskDetails]:
+        """Fetch one image by any of its URLs; where all fail, by fresh ones, asked for once."""
+        urls = details.image_urls(index)
+        try:
+            return await self._fetch_by_any(urls, details.task_id, bytes_held), details
+        except ImageError as error:
+            if not error.retryable:
+                raise
+            failure = error
+        try:
+            details = await self._client.get_task_details(details.task_id)
+        except NanoBananaError:
+            raise failure from None
+        if details.image_urls(index) == urls:
+            await asyncio.sleep(FRESH_URL_SECONDS)
+        return (
+            await self._fetch_by_any(details.image_urls(index), details.task_id, bytes_held),
+            details,
+        )
+
+    async def _fetch_by_any(
+        self, urls: tuple[str, ...], task_id: str, bytes_held: AsyncExitStack
+    ) -> VerifiedImage:
+        thumbnail = len(self.thumbnails) < MOST_THUMBNAILS
+        failures: list[ImageError] = []
+        for url in urls:
+            fetch = self._downloader.fetch(url, task_id=task_id, thumbnail=thumbnail)
+            try:
+                return await bytes_held.enter_async_context(fetch)
+            except ImageError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        raise ImageUnavailable("the API gives no URL for it.", task_id=task_id)
+
+    async def _remove_leftovers(self, replaced: Receipt | None, receipt: Receipt) -> None:
+        """Remove images that an overwritten receipt names and the new one does not."""
+        kept = {image.name for image in receipt.images}
+        for image in replaced.images if replaced else ():
+            if image.name not in kept:
+                await self.destination.delete(image.name)
+
+    def _located(self, image: ReceiptImage) -> LandedImage:
+        return image.at(self.destination.path_of(image.name))
+
+
+class _Attempt:
+    """One attempt to land a generation task, as far as it has come."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        self.watch: Watch | None = None
+        self.images: list[LandedImage] = []
+        self.asked_for = 0
+
+    def outcome(self, error: NanoBananaError | None) -> LandingOutcome:
+        if isinstance(error, WaitTimedOut):
+            status = LandingStatus.TIMED_OUT
+        elif error:
+            status = LandingStatus.FAILED
+        else:
+            status = LandingStatus.LANDED if self.watch else LandingStatus.ALREADY_LANDED
+        return LandingOutcome(
+            task_id=self.task_id,
+            status=status,
+            images=self.images,
+            error=ErrorSummary.of(error) if error else None,
+            polls=self.watch.polls if self.watch else 0,
+            waited_seconds=round(self.watch.waited_seconds, 3) if self.watch else 0.0,
+            missing_images=max(0, self.asked_for - len(self.images)),
+        )
+
+
+def _record(name: str, image: VerifiedImage) -> ReceiptImage:
+    return ReceiptImage(
+        name=name,
+        media_type=image.media_type,
+        size=len(image.data),
+        width=image.width,
+        height=image.height,
+        sha256=image.sha256,
+    )
+
+
+@asynccontextmanager
+async def open_landing(
+    task_ids: Iterable[str],
+    client: NanoBananaClient,
+    destination: Destination,
+    *,
+    timeout: float = 900.0,
+    poll: PollPolicy | None = None,
+    overwrite: bool = False,
+    keep_prompts: bool = False,
+    on_outcome: Callable[[LandingOutcome], None] | None = None,
+) -> AsyncIterator[Landing]:
+    """Check everything that can be checked before any waiting, and give the run's `Landing`.
+
+    Args:
+        task_ids: The generation tasks; repetitions are landed once and reported each time.
+        client: Asks the API; its caller closes it.
+        destination: Where images and receipts go; its caller closes it.
+        timeout: Seconds to wait for each task.
+        poll: When to ask.
+        overwrite: Land again what has a receipt already.
+        keep_prompts: Write each task's prompt into its receipt.
+        on_outcome: Told what became of each task, as soon as it is known.
+
+    Raises:
+        InvalidInput: A task id or `timeout` cannot be meant.
+        DestinationError: The destination cannot be written to.
+    """
+    checked = check_task_ids(task_ids)
+    check_timeout(timeout)
+    await destination.check_writable()
+    async with ImageDownloader(EgressRules.for_api(client.base_url)) as downloader:
+        landing = Landing(
+            checked,
+            client,
+            downloader,
+            destination,
+            timeout=timeout,
+            poll=poll or PollPolicy(),
+            overwrite=overwrite,
+            keep_prompts=keep_prompts,
+            on_outcome=on_outcome,
+        )
+        await landing.survey()
+        yield landing

@@ -1,0 +1,227 @@
+"""The Prefect tasks, each named after the generation task that it is about.
+
+A Prefect task run is made for each generation task of a small batch, and for each group of a large
+one: at 4 ms of CPU a run, one for every image would cost as much as landing it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from prefect import State, Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from prefect.tasks import exponential_backoff
+
+from nanobanana_blocks.credentials import load_credentials
+from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
+from nanobanana_blocks.events import emit_outcome
+from nanobanana_blocks.image_store import load_store
+from nanobanana_blocks.landing import Landing, open_landing
+from nanobanana_blocks.models import LandingOutcome, TaskDetails
+from nanobanana_blocks.schedule import PollPolicy
+
+TASK_RUN_EACH = 50
+"""Batches of up to so many generation tasks get a Prefect task run for each."""
+
+MOST_GROUPS = 20
+MOST_WARNINGS = 50
+
+
+def may_succeed_later(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """Whether Prefect should retry: the error says so, and a whole wait has not passed already."""
+    error = state.data
+    return getattr(error, "retryable", False) and not isinstance(error, WaitTimedOut)
+
+
+_RETRIES: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_succeed_later,
+}
+
+
+@task(task_run_name="look at {task_id}", **_RETRIES)
+async def get_task_details(task_id: str, credentials: str = "default") -> TaskDetails:
+    """Ask record-info about one generation task, once.
+
+    Args:
+        task_id: The generation task.
+        credentials: Name of a saved `NanoBananaCredentials` block.
+
+    Raises:
+        MissingCredentials: No such block is saved, nor is `NANOBANANA_API_KEY` set.
+        APIError: One of its subclasses.
+    """
+    async with (await load_credentials(credentials)).get_client() as client:
+        return await client.get_task_details(task_id)
+
+
+@task(task_run_name="wait for {task_id}", **_RETRIES)
+async def wait_for_task(
+    task_id: str,
+    credentials: str = "default",
+    timeout: float = 900.0,
+    poll: PollPolicy | None = None,
+) -> TaskDetails:
+    """Wait until a generation task has succeeded.
+
+    Args:
+        task_id: The generation task.
+        credentials: Name of a saved `NanoBananaCredentials` block.
+        timeout: Seconds to wait at most.
+        poll: When to ask.
+
+    Raises:
+        GenerationFailed: It ended without an image.
+        WaitTimedOut: It had not ended in time; Prefect shows the run as `TimedOut`.
+        MissingCredentials: No such block is saved, nor is `NANOBANANA_API_KEY` set.
+        APIError: A failure that waiting does not mend, or that outlasted its bound.
+    """
+    async with (await load_credentials(credentials)).get_client() as client:
+        return (await client.wait_for_task(task_id, timeout, poll)).raise_for_status()
+
+
+@task(task_run_name="land {task_id}", **_RETRIES)
+async def land_task(
+    task_id: str,
+    destination: str = "images",
+    credentials: str = "default",
+    timeout: float = 900.0,
+    poll: PollPolicy | None = None,
+    overwrite: bool = False,
+) -> LandingOutcome:
+    """Wait for one generation task and land its images; for flows of your own.
+
+    Args:
+        task_id: The generation task.
+        destination: A path, an fsspec URL, or the name of a saved `ImageStore` block.
+        credentials: Name of a saved `NanoBananaCredentials` block.
+        timeout: Seconds to wait at most.
+        poll: When to ask.
+        overwrite: Land again what has a receipt already.
+
+    Raises:
+        NanoBananaError: The images did not land.
+    """
+    async with opening_landing(
+        [task_id], destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
+    ) as landing:
+        outcome = await landing.land(task_id)
+        if task_id in landing.errors:
+            raise landing.errors[task_id]
+        return outcome
+
+
+@asynccontextmanager
+async def opening_landing(
+    task_ids: list[str],
+    destination: str,
+    credentials: str,
+    *,
+    timeout: float,
+    poll: PollPolicy | None,
+    overwrite: bool,
+) -> AsyncIterator[Landing]:
+    """Turn the names that a flow takes into what landing needs, and close it all at the end.
+
+    Raises:
+        NanoBananaError: Something cannot be meant, is missing, or cannot be written to.
+    """
+    store = await load_store(destination)
+    client = (await load_credentials(credentials)).get_client()
+    async with (
+        client,
+        aclosing(await store.open()) as place,
+        open_landing(
+            task_ids,
+            client,
+            place,
+            timeout=timeout,
+            poll=poll,
+            overwrite=overwrite,
+            keep_prompts=store.keep_prompts,
+            on_outcome=_Storyteller(task_ids),
+        ) as landing,
+    ):
+        yield landing
+
+
+async def land_in_task_runs(landing: Landing) -> None:
+    """Land all tasks of a landing, in Prefect task runs that a person can follow.
+
+    Raises:
+        NanoBananaError: What concerns the whole run, such as a refused key; raised once.
+    """
+    task_ids = landing.unique_task_ids
+    get_run_logger().info(
+        "Landing %s generation tasks in %s", f"{len(task_ids):,}", landing.destination.path
+    )
+    if len(task_ids) <= TASK_RUN_EACH:
+        runs = [_land_one(task_id, landing, return_state=True) for task_id in task_ids]
+    else:
+        size = max(TASK_RUN_EACH, math.ceil(len(task_ids) / MOST_GROUPS))
+        starts = range(0, len(task_ids), size)
+        runs = [
+            _land_group(start + 1, task_ids[start : start + size], landing, return_state=True)
+            for start in starts
+        ]
+    await asyncio.gather(*runs)
+    if landing.stopped_by:
+        raise landing.stopped_by
+
+
+@task(name="land", task_run_name="land {task_id}", **_RETRIES)
+async def _land_one(task_id: str, landing: Landing) -> State[Any]:
+    try:
+        outcome = await landing.land(task_id)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not landed: {error}")
+    if task_id in landing.errors:
+        error = landing.errors[task_id]
+        name = "TimedOut" if isinstance(error, WaitTimedOut) else "Failed"
+        return Failed(name=name, message=str(error), data=error)
+    return Completed(message=outcome.describe())
+
+
+@task(name="land-group", task_run_name="land {first} and on", cache_policy=NO_CACHE)
+async def _land_group(first: int, task_ids: list[str], landing: Landing) -> State[Any]:
+    try:
+        await landing.land_each(task_ids)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not all landed: {error}")
+    missing = [landing.errors[task_id] for task_id in task_ids if task_id in landing.errors]
+    landed = len(task_ids) - len(missing)
+    if missing:
+        return Failed(message=f"{landed} in storage, {len(missing)} not. First: {missing[0]}")
+    return Completed(message=f"{landed} in storage, {first} to {first + landed - 1}")
+
+
+class _Storyteller:
+    """Tells the run's log and Prefect's events what became of each generation task."""
+
+    def __init__(self, task_ids: list[str]) -> None:
+        self._total = len(set(task_ids))
+        self._settled = 0
+        self._warnings = 0
+
+    def __call__(self, outcome: LandingOutcome) -> None:
+        emit_outcome(outcome)
+        self._settled += 1
+        logger = get_run_logger()
+        if not outcome.in_storage:
+            self._warnings += 1
+            if self._warnings <= MOST_WARNINGS:
+                logger.warning("%s %s", outcome.task_id, outcome.describe())
+        elif self._total <= TASK_RUN_EACH:
+            logger.info("%s %s", outcome.task_id, outcome.describe())
+        if self._total > TASK_RUN_EACH and self._settled % (self._total // 10) == 0:
+            logger.info("%s of %s settled", f"{self._settled:,}", f"{self._total:,}")

@@ -1,0 +1,50 @@
+"""What all tests share: a real Prefect server, a real API sandbox, and nothing of the user's."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "NANOBANANA_"))]:
+    del os.environ[_name]
+_home = tempfile.TemporaryDirectory(prefix="nanobanana-tests-")
+os.environ["PREFECT_HOME"] = _home.name
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+
+from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402  # after the above
+
+from nanobanana_blocks.demo import own_prefect  # noqa: E402
+from nanobanana_blocks.sandbox import Sandbox  # noqa: E402
+
+pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a Prefect server that lasts for the whole test session."""
+    with own_prefect(tmp_path_factory.mktemp("prefect")) as environment:
+        yield environment["PREFECT_API_URL"]
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str) -> Iterator[str]:
+    """Have Prefect in this process use the session's server."""
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
+
+
+@pytest.fixture
+def sandbox(nanobanana_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """An API sandbox, fresh, which the environment's credentials lead to."""
+    monkeypatch.setenv("NANOBANANA_API_KEY", nanobanana_sandbox.api_key)
+    monkeypatch.setenv("NANOBANANA_BASE_URL", nanobanana_sandbox.base_url)
+    return nanobanana_sandbox
+
+
+@pytest.fixture
+def samples() -> Path:
+    """The folder of recorded answers and callbacks."""
+    return Path(__file__).parent / "samples"
