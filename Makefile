@@ -38,14 +38,16 @@ clean: ## Remove what the other targets made
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --python-version 3.10
 
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps
 
 $(READY): requirements.txt pyproject.toml
+	@echo "Setting up .venv; this takes about a minute …"
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes --requirement requirements.txt
 	$(INSTALL) --editable .
 	touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY)
+	@echo "Adding what the tests need; this takes about a minute …"
 	$(INSTALL) --require-hashes --requirement requirements-dev.txt
 	touch $@

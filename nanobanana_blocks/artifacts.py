@@ -92,9 +92,9 @@ async def publish_report(report: LandingReport, thumbnails: dict[str, bytes]) ->
             picture = base64.b64encode(sheet).decode()
             await acreate_markdown_artifact(
                 f"![The images landed](data:image/jpeg;base64,{picture})\n\n"
-                f"{len(thumbnails)} of {report.describe()}, in `{report.destination}`.",
+                f"{report.describe()}, in `{report.destination}`.",
                 key=CONTACT_SHEET_KEY,
-                description=f"Thumbnails of the first {len(thumbnails)} tasks landed.",
+                description=f"The first images of {len(thumbnails)} of the tasks landed.",
             )
 
 
@@ -105,18 +105,18 @@ def outcome_rows(report: LandingReport) -> list[dict[str, str | int | float]]:
 
 
 def _row(outcome: LandingOutcome) -> dict[str, str | int | float]:
-    error = f"{outcome.error.class_name}: {outcome.error.message}" if outcome.error else ""
-    if outcome.missing_images:
-        error = f"{outcome.missing_images} image(s) fewer than asked for"
+    happened = f"{outcome.error.class_name}: {outcome.error.message}" if outcome.error else ""
+    if outcome.missing_images and not outcome.error:
+        happened = f"{outcome.missing_images} images fewer than asked for"
     return {
-        "task": outcome.task_id,
         "status": outcome.status.value.replace("_", " "),
-        "images": ", ".join(image.path for image in outcome.images),
+        "task": outcome.task_id,
+        "what happened": happened,
+        "images": ", ".join(image.path.rpartition("/")[2] for image in outcome.images),
         "pixels": ", ".join(f"{image.width}×{image.height}" for image in outcome.images),
         "kB": round(sum(image.size for image in outcome.images) / 1000),
         "waited (s)": round(outcome.waited_seconds, 1),
         "looks": outcome.polls,
-        "what happened": error,
     }
 
 

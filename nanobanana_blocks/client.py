@@ -70,9 +70,9 @@ class NanoBananaClient:
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._key}", "User-Agent": USER_AGENT},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-            limits=httpx.Limits(
-                max_connections=max_connections, max_keepalive_connections=max_connections
-            ),
+            # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
+            # is cancelled before it has connected (seen with httpcore 1.0.9).
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_connections),
             follow_redirects=False,
         )
 

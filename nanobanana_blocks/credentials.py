@@ -57,8 +57,8 @@ class NanoBananaCredentials(Block):
         title="Base URL",
         description="The API server; change it only for a sandbox or a gateway of your own.",
     )
-    callback_secret: SecretStr | None = Field(
-        default=None,
+    callback_secret: SecretStr = Field(
+        default=SecretStr(""),
         title="Callback Secret",
         description="A long random text from which the callback receiver's address is made.",
     )

@@ -25,7 +25,8 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flow_engine import run_flow_async
+from prefect.flows import Flow, load_flow_from_entrypoint
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -248,8 +249,8 @@ async def _run_flow(parameters: dict[str, Any]) -> None:
     if block is None:
         raise NanoBananaError(f"{KEY_VARIABLE} is not set")
     await block.asave("default", overwrite=True)
-    land_images = load_flow_from_entrypoint(flow_entrypoint("land_images"))
-    await land_images(**parameters, return_state=True)
+    land_images: Flow[..., Any] = load_flow_from_entrypoint(flow_entrypoint("land_images"))
+    await run_flow_async(land_images, parameters, return_type="state")
 
 
 if __name__ == "__main__":

@@ -147,6 +147,11 @@ class ImageUnavailable(ImageError):
     retryable = True
 
 
+class ImageGone(ImageUnavailable):
+    """Raised when the host answers that this URL does not give the image (any more): 403, 404, 410
+    or another 4xx. A fresh URL from record-info may."""
+
+
 class ImageRejected(ImageError):
     """Raised when what a URL answers with is not a whole, sound image within the limits."""
 

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pydantic import ValidationError
 
 from nanobanana_blocks.client import NanoBananaClient
+from nanobanana_blocks.egress import EgressRules
 from nanobanana_blocks.errors import (
     DestinationError,
     ImageError,
@@ -22,7 +23,7 @@ from nanobanana_blocks.errors import (
     NanoBananaError,
     WaitTimedOut,
 )
-from nanobanana_blocks.images import EgressRules, ImageDownloader, VerifiedImage
+from nanobanana_blocks.images import ImageDownloader
 from nanobanana_blocks.models import (
     ErrorSummary,
     LandedImage,
@@ -37,6 +38,7 @@ from nanobanana_blocks.models import (
 from nanobanana_blocks.naming import image_name, receipt_name
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.verification import VerifiedImage
 from nanobanana_blocks.waiting import Watch, check_timeout
 
 logger = logging.getLogger(__name__)

@@ -195,9 +195,8 @@ class LandingOutcome(BaseModel):
             f"{image.path} ({image.width} × {image.height}, {image.size / 1000:,.0f} kB)"
             for image in self.images
         )
-        waited = (
-            f", done after {self.waited_seconds:.1f} s and {self.polls} looks" if self.polls else ""
-        )
+        looks = "1 look" if self.polls == 1 else f"{self.polls} looks"
+        waited = f", done after {self.waited_seconds:.1f} s and {looks}" if self.polls else ""
         fewer = f", {self.missing_images} fewer than asked for" if self.missing_images else ""
         return f"{status}: {pictures}{waited}{fewer}"
 
@@ -234,10 +233,10 @@ class LandingReport(BaseModel):
         missing = self.not_landed
         if not missing:
             return self
-        named = [f"{o.task_id}: {o.error.message if o.error else o.status.value}" for o in missing]
-        more = f" … and {len(named) - 3} more" if len(named) > 3 else ""
+        named = [f"{outcome.task_id} {outcome.describe().rstrip('.')}" for outcome in missing[:3]]
+        more = f"; and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise IncompleteLanding(
-            f"{self.describe()}. Not landed: {'; '.join(named[:3])}{more}. "
+            f"{self.describe()}. {'; '.join(named)}{more}. "
             "Running again does only what is missing.",
             report=self,
         )

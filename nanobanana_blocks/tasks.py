@@ -166,7 +166,7 @@ async def land_in_task_runs(landing: Landing) -> None:
         "Landing %s generation tasks in %s", f"{len(task_ids):,}", landing.destination.path
     )
     if len(task_ids) <= TASK_RUN_EACH:
-        runs = [_land_one(task_id, landing, return_state=True) for task_id in task_ids]
+        runs: list[Any] = [_land_one(task_id, landing, return_state=True) for task_id in task_ids]
     else:
         size = max(TASK_RUN_EACH, math.ceil(len(task_ids) / MOST_GROUPS))
         starts = range(0, len(task_ids), size)
@@ -185,10 +185,9 @@ async def _land_one(task_id: str, landing: Landing) -> State[Any]:
         outcome = await landing.land(task_id)
     except NanoBananaError as error:
         return Cancelled(message=f"Not landed: {error}")
-    if task_id in landing.errors:
-        error = landing.errors[task_id]
-        name = "TimedOut" if isinstance(error, WaitTimedOut) else "Failed"
-        return Failed(name=name, message=str(error), data=error)
+    if failure := landing.errors.get(task_id):
+        name = "TimedOut" if isinstance(failure, WaitTimedOut) else "Failed"
+        return Failed(name=name, message=str(failure), data=failure)
     return Completed(message=outcome.describe())
 
 
@@ -206,7 +205,10 @@ async def _land_group(first: int, task_ids: list[str], landing: Landing) -> Stat
 
 
 class _Storyteller:
-    """Tells the run's log and Prefect's events what became of each generation task."""
+    """Tells Prefect's events, and for large batches the log, what became of each task.
+
+    A small batch has a task run for each, whose end is logged anyway.
+    """
 
     def __init__(self, task_ids: list[str]) -> None:
         self._total = len(set(task_ids))
@@ -216,12 +218,10 @@ class _Storyteller:
     def __call__(self, outcome: LandingOutcome) -> None:
         emit_outcome(outcome)
         self._settled += 1
-        logger = get_run_logger()
-        if not outcome.in_storage:
+        if self._total <= TASK_RUN_EACH:
+            return
+        if not outcome.in_storage and self._warnings < MOST_WARNINGS:
             self._warnings += 1
-            if self._warnings <= MOST_WARNINGS:
-                logger.warning("%s %s", outcome.task_id, outcome.describe())
-        elif self._total <= TASK_RUN_EACH:
-            logger.info("%s %s", outcome.task_id, outcome.describe())
-        if self._total > TASK_RUN_EACH and self._settled % (self._total // 10) == 0:
-            logger.info("%s of %s settled", f"{self._settled:,}", f"{self._total:,}")
+            get_run_logger().warning("%s %s", outcome.task_id, outcome.describe())
+        if self._settled % (self._total // 10) == 0:
+            get_run_logger().info("%s of %s settled", f"{self._settled:,}", f"{self._total:,}")

@@ -25,21 +25,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from nanobanana_blocks.egress import EgressRules, Reach
 from nanobanana_blocks.errors import (
     ForbiddenAddress,
     ImageError,
+    ImageGone,
     ImageRejected,
     ImageUnavailable,
 )
-from nanobanana_blocks.images import (
-    USER_AGENT,
-    ByteBudget,
-    EgressRules,
-    ImageDownloader,
-    ImageGone,
-    Reach,
-    verify_image,
-)
+from nanobanana_blocks.images import USER_AGENT, ByteBudget, ImageDownloader
+from nanobanana_blocks.verification import verify_image
 
 MOST_PIXELS = 2**20
 SECRET = "Signature=s3cr3t"

@@ -1,0 +1,168 @@
+"""Serves a callback receiver on a socket of its own; what the receiver does is not decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import typer
+import uvicorn
+from prefect.settings import PREFECT_API_URL
+from pydantic import SecretStr
+
+from nanobanana_blocks.callbacks.forwarding import Consumer
+from nanobanana_blocks.callbacks.receiver import ANSWER_SECONDS, CallbackReceiver, make_app
+from nanobanana_blocks.callbacks.tokens import callback_url
+from nanobanana_blocks.client import is_private_host
+from nanobanana_blocks.credentials import NanoBananaCredentials
+from nanobanana_blocks.errors import MissingCredentials, NanoBananaError
+
+DEFAULT_PORT = 8379
+SECRET_VARIABLE = "NANOBANANA_CALLBACK_SECRET"  # noqa: S105  # a name, not a secret
+
+
+class ReceiverStartError(NanoBananaError):
+    """Raised when the receiver cannot listen where it was told to; the message says why."""
+
+
+def serve_callbacks(
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    public_url: str | None = None,
+    secret: SecretStr | None = None,
+    job_key: str | None = None,
+    spool: Path | None = None,
+    webhook_key: SecretStr | None = None,
+    consumer: Consumer | None = None,
+    announce: Callable[[str], object] = typer.echo,
+) -> None:
+    """Receive callbacks until SIGINT or SIGTERM; call it from the main thread.
+
+    At the end, requests in flight are answered and a last attempt to forward is made.
+
+    Args:
+        host: The address to listen on; a reverse proxy with HTTPS belongs in front.
+        port: The port to listen on; 0 takes a free one.
+        public_url: How the service reaches this receiver; without it, the address printed is only
+            good on this machine.
+        secret: The callback secret; absent, `NANOBANANA_CALLBACK_SECRET` is taken.
+        job_key: Print the address bound to this job key.
+        spool: See `make_app`, as for `webhook_key` and `consumer`.
+        announce: Gets, a line at a time, the address for `callBackUrl`, where the spool is and
+            where events go.
+
+    Raises:
+        InvalidInput: The secret, the public URL or another parameter cannot be used.
+        MissingCredentials: There is no secret.
+        ReceiverStartError: The address is taken or is not this machine's.
+        SpoolError: The spool cannot be opened, or another receiver has it.
+    """
+    secret = secret or callback_secret()
+    receiver = make_app(secret, spool=spool, webhook_key=webhook_key, consumer=consumer)
+    with _listen(host, port) as listener:
+        url = callback_url(public_url or _address(listener), secret, job_key)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("nanobanana_blocks").setLevel(logging.INFO)
+        with _outliving_signals():
+            asyncio.run(
+                _serve(receiver, listener, lambda: _greet(url, receiver, public_url, announce))
+            )
+    announce("The callback receiver has stopped.")
+
+
+def callback_secret(credentials: NanoBananaCredentials | None = None) -> SecretStr:
+    """The callback secret of a credentials block, or else of `NANOBANANA_CALLBACK_SECRET`.
+
+    Raises:
+        MissingCredentials: There is neither; the message says how to make one.
+    """
+    if credentials is not None and credentials.callback_secret is not None:
+        return credentials.callback_secret
+    if secret := os.environ.get(SECRET_VARIABLE, "").strip():
+        return SecretStr(secret)
+    raise MissingCredentials(
+        f"there is no callback secret: set {SECRET_VARIABLE} to the output of "
+        "`openssl rand -hex 32`, or keep it in a NanoBananaCredentials block."
+    )
+
+
+async def _serve(
+    receiver: CallbackReceiver, listener: socket.socket, greet: Callable[[], None]
+) -> None:
+    config = uvicorn.Config(
+        receiver,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        # An access log would hold the address, which is the secret.
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(ANSWER_SECONDS),
+    )
+    # Prefect's many objects stay for good; looking through them stops everything for 0.1 s a time.
+    gc.collect()
+    gc.freeze()
+    async with receiver.running():
+        greet()
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _greet(
+    url: str,
+    receiver: CallbackReceiver,
+    public_url: str | None,
+    announce: Callable[[str], object],
+) -> None:
+    announce("Receiving callbacks. Give this address as callBackUrl, and keep it private:")
+    announce(f"  {url}")
+    if public_url is None:
+        announce("  (only from this machine; --public-url tells how the service reaches it)")
+    elif url.startswith("http:") and not is_private_host(urlsplit(url).hostname or ""):
+        announce("  (without https, anybody on the way can read it and forge callbacks)")
+    announce(f"  spool: {receiver.spool_path}")
+    events = "nowhere, until PREFECT_API_URL is set: they wait in the spool"
+    if api_url := PREFECT_API_URL.value():
+        parts = urlsplit(api_url)
+        events = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    announce(f"  events go to: {events}")
+    announce("Press Ctrl-C to stop.")
+
+
+@contextlib.contextmanager
+def _outliving_signals() -> Iterator[None]:
+    # uvicorn raises the signal that stopped it once more afterwards, when there is still work.
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ReceiverStartError(
+            f"the receiver cannot listen on {host}:{port} ({error.strerror or error}); "
+            "choose another port"
+        ) from None
+    # Connections inherit it; without it, answers may wait for the peer's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,187 @@
+"""Where images may be fetched from: rules for URLs and for the addresses that are connected to.
+
+It opens connections for those who fetch and sends nothing over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import anyio
+import httpcore
+import httpx
+
+from nanobanana_blocks.errors import ForbiddenAddress
+
+if TYPE_CHECKING:
+    from httpcore import SOCKET_OPTION
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Gives the addresses of a host name; `socket.gaierror` where there are none."""
+
+
+class Reach(Enum):
+    """How far away an address is."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    LOOPBACK = "loopback"
+    NOWHERE = "nowhere"
+
+    @classmethod
+    def of(cls, address: str) -> Reach:
+        """Return the reach of an IP address; what is not one, or is made for no host, is NOWHERE.
+
+        An IPv6 address that carries an IPv4 one (mapped, NAT64, 6to4) counts as the latter.
+        """
+        try:
+            found = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
+        except ValueError:
+            return cls.NOWHERE
+        if found in _METADATA_SERVICES or found.is_link_local or found.is_multicast:
+            return cls.NOWHERE
+        if found.is_loopback:
+            return cls.LOOPBACK
+        if any(found in network for network in _PRIVATE_NETWORKS):
+            return cls.PRIVATE
+        return cls.PUBLIC if found.is_global and not found.is_reserved else cls.NOWHERE
+
+
+_PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+_METADATA_SERVICES = frozenset(
+    # Outside the link-local range: Alibaba's, Azure's, and Amazon's over IPv6.
+    ipaddress.ip_address(address)
+    for address in ("100.100.100.200", "168.63.129.16", "fd00:ec2::254")
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def _unwrapped(address: Address) -> Address:
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+@dataclass(frozen=True)
+class EgressRules:
+    """Where images may be fetched from, decided by where the API is.
+
+    With a public API: https on public addresses. With an API on a private address, private
+    addresses as well; with one on loopback, loopback addresses and plain http as well. An API that
+    is given by name counts as public, but its own host may have any address except those that no
+    API can have (link-local, multicast, metadata services).
+
+    A URL with a user name or password is refused. So is a port below 1024 other than 443, unless
+    the API is not public: those belong to other services than web servers.
+    """
+
+    reach: Reach
+    api_host: str
+
+    @classmethod
+    def for_api(cls, base_url: str) -> EgressRules:
+        """Return the rules for the API at `base_url`."""
+        host = httpx.URL(base_url).raw_host.decode("ascii").lower().rstrip(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return cls(Reach.LOOPBACK, host)
+        reach = Reach.of(host)
+        return cls(reach if reach in (Reach.LOOPBACK, Reach.PRIVATE) else Reach.PUBLIC, host)
+
+    def check_url(self, url: httpx.URL) -> None:
+        """Raise `ForbiddenAddress` if the URL itself tells that it leads where it must not."""
+        schemes = ("https", "http") if self.reach is Reach.LOOPBACK else ("https",)
+        if url.scheme not in schemes or not url.host:
+            raise ForbiddenAddress(
+                f"an image URL must be {' or '.join(schemes)}; {shown(url)} is "
+                f"{url.scheme or 'none'!r}."
+            )
+        if url.userinfo:
+            raise ForbiddenAddress(f"an image URL on {url.host} holds a user name or password.")
+        if self.reach is Reach.PUBLIC and url.port is not None and url.port < 1024:
+            raise ForbiddenAddress(f"an image URL leads to port {url.port} of {url.host}.")
+
+    def check_address(self, host: str, address: str) -> None:
+        """Raise `ForbiddenAddress` unless `address`, which `host` resolves to, may be connected."""
+        reach = Reach.of(address)
+        own = host.lower().rstrip(".") == self.api_host and reach is not Reach.NOWHERE
+        if not own and reach not in (Reach.PUBLIC, self.reach):
+            raise ForbiddenAddress(
+                f"{host} has the {_ADJECTIVES[reach]} address {address}, where images are not "
+                "fetched from unless the API is there, too."
+            )
+
+
+_ADJECTIVES = {
+    Reach.PUBLIC: "public",
+    Reach.PRIVATE: "private",
+    Reach.LOOPBACK: "loopback",
+    Reach.NOWHERE: "reserved",
+}
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class GuardedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were checked, rather than to names that might change between.
+
+    TLS still verifies the name, which httpcore takes from the URL.
+    """
+
+    def __init__(self, rules: EgressRules, resolver: Resolver) -> None:
+        self._rules = rules
+        self._resolver = resolver
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        *others, last = await self._checked_addresses(host, port, timeout)
+        connect = self._network.connect_tcp
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await connect(address, port, timeout, local_address, socket_options)
+        return await connect(last, port, timeout, local_address, socket_options)
+
+    async def _checked_addresses(
+        self, host: str, port: int, timeout: float | None
+    ) -> Sequence[str]:
+        try:
+            with anyio.fail_after(timeout):
+                addresses = await self._resolver(host, port)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"no address of {host} in time") from None
+        except OSError:
+            addresses = []
+        if not addresses:
+            raise httpcore.ConnectError(f"{host} has no address")
+        for address in addresses:
+            self._rules.check_address(host, address)
+        return addresses
+
+
+def shown(url: httpx.URL) -> str:
+    """Host and path, which say enough in an error; a query may be a signature."""
+    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
+    return f"{url.host}{path}"[:150]
