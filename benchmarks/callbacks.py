@@ -36,6 +36,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 CONNECTIONS = 50
+STEADY_RATE = 300.0
 SECRET = "a secret for benchmarks only"
 
 
@@ -133,7 +134,11 @@ def callback(number: int) -> bytes:
     return json.dumps({"msg": "Image generated successfully.", "code": 200, "data": data}).encode()
 
 
-async def load(url: str, numbers: Iterator[int], callbacks: int) -> Load:
+async def load(
+    url: str, numbers: Iterator[int], callbacks: int, *, rate: float | None = None
+) -> Load:
+    """Send as fast as the answers come or, with a rate, evenly: then latencies count from when a
+    callback was due, so that a stall is charged to all that it held up."""
     parts = urlsplit(url)
     latencies: list[float] = []
     left = iter(range(callbacks))
@@ -144,12 +149,16 @@ async def load(url: str, numbers: Iterator[int], callbacks: int) -> Load:
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             "Content-Type: application/json\r\nContent-Length: "
         ).encode()
-        for _ in left:
+        for index in left:
             body = callback(next(numbers))
-            began = time.perf_counter()
+            sent = time.perf_counter()
+            if rate:
+                due = began + index / rate
+                await asyncio.sleep(due - sent)
+                sent = due
             writer.write(b"%s%d\r\n\r\n%s" % (head, len(body), body))
             answer = await reader.readuntil(b"}")
-            latencies.append(time.perf_counter() - began)
+            latencies.append(time.perf_counter() - sent)
             assert answer.startswith(b"HTTP/1.1 200"), answer
         writer.close()
 
@@ -182,7 +191,9 @@ def measure(folder: Path, rounds: list[int]) -> None:
                 f"                   {found.rate / reference.rate:.2f} of the bare rate, "
                 f"{found.p99 / reference.p99:.1f} × its p99"
             )
+        steady = asyncio.run(load(receiver.url, numbers, 3 * rounds[0] // 10, rate=STEADY_RATE))
         repeated = asyncio.run(load(receiver.url, count(), rounds[0]))
+    print(f"at a steady rate   {steady}")
     print(f"the same repeated  {repeated}")
 
 

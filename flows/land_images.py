@@ -11,6 +11,7 @@ from nanobanana_blocks.artifacts import publish_report, showing_progress
 from nanobanana_blocks.models import LandingReport
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.tasks import land_in_task_runs, opening_landing
+from nanobanana_blocks.wakeups import waking_on_callbacks
 
 
 def name_run() -> str:
@@ -34,7 +35,8 @@ async def land_images(
     """Wait for generation tasks and land every finished image in storage, verified, once.
 
     What has a receipt at the destination already is not fetched again, so running again, or
-    Prefect's Retry, does only what is missing.
+    Prefect's Retry, does only what is missing. A callback that the receiver has forwarded wakes
+    the wait for its task.
 
     Args:
         task_ids: Ids of the generation tasks, as the API gave them.
@@ -57,7 +59,7 @@ async def land_images(
     async with opening_landing(
         task_ids, destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
     ) as landing:
-        async with showing_progress(landing):
+        async with showing_progress(landing), waking_on_callbacks(landing):
             await land_in_task_runs(landing)
         report = landing.report()
         await publish_report(report, landing.thumbnails)

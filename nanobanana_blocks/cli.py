@@ -33,6 +33,7 @@ from nanobanana_blocks.models import (
     TaskStatus,
     check_task_ids,
 )
+from nanobanana_blocks.pending import Announcer
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
 
@@ -191,6 +192,49 @@ def status(
             raise typer.Exit(Exit.NOT_ALL)
         if TaskStatus.GENERATING in statuses:
             raise typer.Exit(Exit.STILL_GENERATING)
+
+
+@app.command()
+def callbacks(
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="How the service reaches this receiver, such as https://host/folder."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8379,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", help="Folder, URL or ImageStore whose sweep shall know the tasks called back."
+        ),
+    ] = None,
+    spool: Annotated[
+        Path | None, typer.Option(help="File that keeps callbacks until they are forwarded.")
+    ] = None,
+    job_key: Annotated[
+        str | None, typer.Option(help="Print the address bound to this key of yours.")
+    ] = None,
+    credentials: CredentialsName = None,
+) -> None:
+    """Receive the service's callbacks and turn each into a Prefect event.
+
+    The secret that the address is made from comes from NANOBANANA_CALLBACK_SECRET or a saved
+    block; `openssl rand -hex 32` makes a good one. Events go to the server that PREFECT_API_URL or
+    the active profile names.
+    """
+    from nanobanana_blocks.callbacks import callback_secret, serve_callbacks  # noqa: PLC0415
+
+    with _ending_well():
+        block = asyncio.run(load_credentials(credentials)) if credentials else None
+        serve_callbacks(
+            host,
+            port,
+            public_url=public_url,
+            secret=callback_secret(block),
+            job_key=job_key,
+            spool=spool,
+            consumer=Announcer(to) if to else None,
+        )
 
 
 @app.command("save-key")

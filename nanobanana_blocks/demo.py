@@ -250,7 +250,7 @@ async def _run_flow(parameters: dict[str, Any]) -> None:
         raise NanoBananaError(f"{KEY_VARIABLE} is not set")
     await block.asave("default", overwrite=True)
     land_images: Flow[..., Any] = load_flow_from_entrypoint(flow_entrypoint("land_images"))
-    await run_flow_async(land_images, parameters, return_type="state")
+    await run_flow_async(land_images, parameters=parameters, return_type="state")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,22 @@ from prefect.events import emit_event
 
 from nanobanana_blocks.models import LandingOutcome, LandingStatus
 
+CALLBACK_RECEIVED = "nanobanana.callback.received"
 IMAGE_LANDED = "nanobanana.image.landed"
 TASK_FAILED = "nanobanana.task.failed"
 
 
+_RESOURCE = "nanobanana.task."
+
+
 def resource_of(task_id: str) -> dict[str, str]:
     """The event resource that stands for a generation task."""
-    return {
-        "prefect.resource.id": f"nanobanana.task.{task_id}",
-        "prefect.resource.name": task_id,
-    }
+    return {"prefect.resource.id": f"{_RESOURCE}{task_id}", "prefect.resource.name": task_id}
+
+
+def task_id_of(resource_id: str) -> str:
+    """The generation task that an event resource stands for."""
+    return resource_id.removeprefix(_RESOURCE)
 
 
 def emit_outcome(outcome: LandingOutcome) -> None:

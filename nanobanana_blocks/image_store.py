@@ -53,7 +53,7 @@ class ImageStore(Block):
     storage_options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
         title="Storage Options",
-        description="Keyword arguments of the fsspec backend, such as key, secret and endpoint_url.",
+        description="Keyword arguments of the fsspec backend, such as key and endpoint_url.",
     )
     keep_prompts: bool = Field(
         default=False,
@@ -85,13 +85,14 @@ async def load_store(destination: str) -> ImageStore:
         except ValueError as missing:
             if "Unable to find block document" not in str(missing):
                 raise
-    if "://" not in destination and not Path(destination).expanduser().is_absolute():
-        _refuse_temporary_folder(destination)
+    _refuse_temporary_folder(destination)
     return ImageStore(url=destination)
 
 
 def _refuse_temporary_folder(destination: str) -> None:
     """A worker runs a flow in a folder that it deletes afterwards, unless told otherwise."""
+    if "://" in destination or Path(destination).expanduser().is_absolute():
+        return
     here = Path.cwd()
     is_worker_folder = here.name.endswith("prefect") and here.parent == Path(tempfile.gettempdir())
     if deployment.id and is_worker_folder:

@@ -21,6 +21,8 @@ from nanobanana_blocks.errors import (
     ImageError,
     ImageUnavailable,
     NanoBananaError,
+    OutOfCredits,
+    Unauthorized,
     WaitTimedOut,
 )
 from nanobanana_blocks.images import ImageDownloader
@@ -108,8 +110,8 @@ class Landing:
             outcomes=[self.outcomes[task_id] for task_id in self.task_ids],
         )
 
-    async def land_each(self, task_ids: Iterable[str]) -> None:
-        """Land many generation tasks side by side; `outcomes` tells how each ended.
+    async def land_each(self, task_ids: Iterable[str], *, wait: bool = True) -> None:
+        """Land many generation tasks side by side, as `land` does; `outcomes` tells how each ended.
 
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
@@ -117,7 +119,7 @@ class Landing:
         running: list[asyncio.Task[LandingOutcome]] = []
         try:
             for number, task_id in enumerate(task_ids, start=1):
-                running.append(asyncio.create_task(self.land(task_id)))
+                running.append(asyncio.create_task(self.land(task_id, wait=wait)))
                 if number % STARTED_AT_ONCE == 0:
                     await asyncio.sleep(0)
             await asyncio.gather(*running)
@@ -126,8 +128,13 @@ class Landing:
                 landing.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def land(self, task_id: str) -> LandingOutcome:
+    async def land(self, task_id: str, *, wait: bool = True) -> LandingOutcome:
         """Land one generation task; what goes wrong with it is told by the outcome.
+
+        Args:
+            task_id: The generation task.
+            wait: Wait for it to end; else record-info is asked once, and a task that has not
+                ended counts as timed out.
 
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
@@ -135,7 +142,7 @@ class Landing:
         attempt = _Attempt(task_id)
         self.errors.pop(task_id, None)
         try:
-            await self._attempt(attempt)
+            await self._attempt(attempt, wait=wait)
         except NanoBananaError as error:
             if error.affects_all:
                 self.stopped_by = error
@@ -152,18 +159,33 @@ class Landing:
             self._on_outcome(outcome)
         return outcome
 
-    async def _attempt(self, attempt: _Attempt) -> None:
+    async def _attempt(self, attempt: _Attempt, *, wait: bool) -> None:
         task_id = attempt.task_id
         earlier = await self._earlier_receipt(task_id)
         if earlier and not self._overwrite and await self._is_whole(earlier):
+            attempt.already_landed = True
             attempt.images += [self._located(image) for image in earlier.images]
             attempt.asked_for = earlier.images_asked_for
             return
-        watch = attempt.watch = self._waiter.watch(task_id, self._timeout)
-        details = (await watch.ended()).raise_for_status()
-        attempt.asked_for = details.images_asked_for
-        receipt = await self._land_images(details, watch, attempt.images)
+        if wait:
+            attempt.watch = self._waiter.watch(task_id, self._timeout)
+            details = await attempt.watch.ended()
+        else:
+            attempt.looks = 1
+            details = await self._look_once(task_id)
+        attempt.asked_for = details.raise_for_status().images_asked_for
+        receipt = await self._land_images(details, attempt)
         await self._remove_leftovers(earlier, receipt)
+
+    async def _look_once(self, task_id: str) -> TaskDetails:
+        try:
+            details = await self._client.get_task_details(task_id)
+        except (Unauthorized, OutOfCredits) as error:
+            error.affects_all = True
+            raise
+        if not details.status.is_final:
+            raise WaitTimedOut("still generating.", task_id=task_id)
+        return details
 
     async def survey(self) -> None:
         """List the destination once, where that costs less than asking for each receipt."""
@@ -199,9 +221,7 @@ class Landing:
                 return False
         return True
 
-    async def _land_images(
-        self, details: TaskDetails, watch: Watch, images: list[LandedImage]
-    ) -> Receipt:
+    async def _land_images(self, details: TaskDetails, attempt: _Attempt) -> Receipt:
         recorded: list[ReceiptImage] = []
         count = details.image_count
         for index in range(count):
@@ -210,7 +230,7 @@ class Landing:
                 name = image_name(details.task_id, index, count, image.extension)
                 await self.destination.publish(name, image.data, image.media_type)
             recorded.append(_record(name, image))
-            images.append(self._located(recorded[-1]))
+            attempt.images.append(self._located(recorded[-1]))
             if image.thumbnail and len(self.thumbnails) < MOST_THUMBNAILS:
                 self.thumbnails.setdefault(details.task_id, image.thumbnail)
         prompt = details.parameters.get("prompt") if self._keep_prompts else None
@@ -222,8 +242,8 @@ class Landing:
             created_at=details.created_at,
             completed_at=details.completed_at,
             landed_at=datetime.now(timezone.utc),
-            polls=watch.polls,
-            waited_seconds=round(watch.waited_seconds, 3),
+            polls=attempt.polls,
+            waited_seconds=attempt.waited_seconds,
             prompt=prompt if isinstance(prompt, str) else None,
         )
         text = receipt.model_dump_json(indent=2, exclude_none=True)
@@ -286,23 +306,35 @@ class _Attempt:
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         self.watch: Watch | None = None
+        self.looks = 0
+        self.already_landed = False
         self.images: list[LandedImage] = []
         self.asked_for = 0
+
+    @property
+    def polls(self) -> int:
+        return self.watch.polls if self.watch else self.looks
+
+    @property
+    def waited_seconds(self) -> float:
+        return round(self.watch.waited_seconds, 3) if self.watch else 0.0
 
     def outcome(self, error: NanoBananaError | None) -> LandingOutcome:
         if isinstance(error, WaitTimedOut):
             status = LandingStatus.TIMED_OUT
         elif error:
             status = LandingStatus.FAILED
+        elif self.already_landed:
+            status = LandingStatus.ALREADY_LANDED
         else:
-            status = LandingStatus.LANDED if self.watch else LandingStatus.ALREADY_LANDED
+            status = LandingStatus.LANDED
         return LandingOutcome(
             task_id=self.task_id,
             status=status,
             images=self.images,
             error=ErrorSummary.of(error) if error else None,
-            polls=self.watch.polls if self.watch else 0,
-            waited_seconds=round(self.watch.waited_seconds, 3) if self.watch else 0.0,
+            polls=self.polls,
+            waited_seconds=self.waited_seconds,
             missing_images=max(0, self.asked_for - len(self.images)),
         )
 

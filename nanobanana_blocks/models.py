@@ -15,6 +15,7 @@ from nanobanana_blocks.errors import (
     IncompleteLanding,
     InvalidInput,
     NanoBananaError,
+    UnknownTask,
 )
 
 LONGEST_TASK_ID = 255
@@ -185,6 +186,12 @@ class LandingOutcome(BaseModel):
     @property
     def in_storage(self) -> bool:
         return self.status in (LandingStatus.LANDED, LandingStatus.ALREADY_LANDED)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more can come of it: it is in storage, or failed for good."""
+        failures = (GenerationFailed.__name__, UnknownTask.__name__)
+        return self.in_storage or (self.error is not None and self.error.class_name in failures)
 
     def describe(self) -> str:
         """What became of it, in a line without the task id."""

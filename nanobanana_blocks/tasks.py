@@ -127,9 +127,9 @@ async def opening_landing(
     destination: str,
     credentials: str,
     *,
-    timeout: float,
-    poll: PollPolicy | None,
-    overwrite: bool,
+    timeout: float = 900.0,
+    poll: PollPolicy | None = None,
+    overwrite: bool = False,
 ) -> AsyncIterator[Landing]:
     """Turn the names that a flow takes into what landing needs, and close it all at the end.
 
@@ -177,6 +177,20 @@ async def land_in_task_runs(landing: Landing) -> None:
     await asyncio.gather(*runs)
     if landing.stopped_by:
         raise landing.stopped_by
+
+
+async def land_what_is_done(landing: Landing) -> None:
+    """Ask once about all tasks of a landing and land those that are done; log the others.
+
+    Raises:
+        NanoBananaError: What concerns the whole run, such as a refused key.
+    """
+    await landing.land_each(landing.unique_task_ids, wait=False)
+    report = landing.report()
+    logger = get_run_logger()
+    logger.info("%s, in %s", report.describe(), report.destination)
+    for outcome in report.not_landed[:MOST_WARNINGS]:
+        logger.warning("%s %s", outcome.task_id, outcome.describe())
 
 
 @task(name="land", task_run_name="land {task_id}", **_RETRIES)

@@ -43,6 +43,9 @@ SERVER_EXCEPTION_SECONDS, SERVER_EXCEPTION_LOOKS = 120.0, 6
 FINAL_LOOK_SECONDS = 30.0
 """How long past its deadline a task's last look may take."""
 
+AFTER_HINT_SECONDS = 2.0
+"""When to look again at a task that was said to be done and is not: record-info may lag behind."""
+
 LONGEST_BACKOFF_SECONDS = 30.0
 SHORT_BACKOFF_SECONDS = 4.0
 """For what the service itself may not know yet."""
@@ -229,7 +232,8 @@ class TaskWaiter:
             self._learn(self._schedule.observe_pending, watch, elapsed)
             watch._last_look = elapsed
             now = asyncio.get_running_loop().time()
-            return now + self._schedule.next_delay(now - watch._started)
+            delay = self._schedule.next_delay(now - watch._started)
+            return now + (min(delay, AFTER_HINT_SECONDS) if watch._hinted else delay)
         if details.status is TaskStatus.SUCCESS and not details.image_count:
             error = ImageUnavailable(
                 "the task is done, but the API gives no image URL.", task_id=watch.task_id

@@ -33,7 +33,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
 from nanobanana_blocks.callbacks import (
-    CALLBACK_RECEIVED,
     CallbackReceiver,
     ReceivedCallback,
     SpoolError,
@@ -46,8 +45,10 @@ from nanobanana_blocks.callbacks import (
     serve_callbacks,
     verify_callback_token,
 )
+from nanobanana_blocks.callbacks.tokens import is_signed
 from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials
+from nanobanana_blocks.events import CALLBACK_RECEIVED
 from nanobanana_blocks.models import TaskStatus
 from nanobanana_blocks.sandbox import CallbackWeather, Sandbox, TaskPlan
 
@@ -62,6 +63,7 @@ class Receiver:
 
     def __init__(self, app: Any) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
@@ -84,7 +86,10 @@ class Receiver:
         self._socket.close()
 
     def post(
-        self, body: bytes, token: str | None = None, headers: dict[str, str] | None = None
+        self,
+        body: bytes,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         path = f"/callbacks/{token or callback_token(SECRET)}"
         return self.http.post(path, content=body, headers=headers or JSON)
@@ -291,16 +296,16 @@ def test_anything_else_is_refused_with_one_line_that_quotes_nothing(
     assert receiver.health()["received"] == 0
 
 
-@pytest.mark.parametrize("depth", [100, 300, 500, 700, 900, 950, 980, 2_000, 20_000])
 @pytest.mark.parametrize("field", ["msg", "code", "successFlag", "errorMessage", "response"])
-def test_depth_never_breaks_the_receiver(receiver: Receiver, field: str, depth: int) -> None:
+def test_depth_never_breaks_the_receiver(receiver: Receiver, field: str) -> None:
     """However deep a field is nested, the answer is yes or no, never a failure."""
-    deep = "[" * depth + "]" * depth
-    body = (
-        f'{{"code":501,"msg":"m","{field}":{deep},"data":{{"taskId":"a","successFlag":3,'
-        f'"{field}":{deep}}}}}'
-    )
-    assert receiver.post(body.encode()).status_code in (200, 400)
+    for depth in (*range(100, 1100, 25), 15_000):
+        deep = "[" * depth + "]" * depth
+        body = (
+            f'{{"code":501,"msg":"m","{field}":{deep},"data":{{"taskId":"a","successFlag":3,'
+            f'"{field}":{deep}}}}}'
+        )
+        assert receiver.post(body.encode()).status_code in (200, 400)
 
 
 def test_streamed_body_is_measured_as_it_comes(receiver: Receiver) -> None:
@@ -342,13 +347,14 @@ def test_signature_is_asked_for_where_a_key_is_set(signing_receiver: Receiver) -
         "6 minutes old": signed("a", now - 360),
         "from the future": signed("a", now + 360),
         "not a number": {**signed("a", now), "X-Webhook-Timestamp": "now"},
-        "not ASCII": {**signed("a", now), "X-Webhook-Signature": "\xe9"},
+        "not base64": {**signed("a", now), "X-Webhook-Signature": "!"},
     }
     answers = {
         name: post(callback("a"), headers=headers).status_code
         for name, headers in (unsigned | wrong).items()
     }
     assert set(answers.values()) == {401}, answers
+    assert not is_signed(WEBHOOK_KEY.encode(), "a", str(now), "é", now=now)
     assert post(callback("a"), headers=signed("a", now - 200)).status_code == 200
 
 

@@ -11,7 +11,7 @@ from email.utils import formatdate
 import pytest
 from pydantic import SecretStr
 
-from nanobanana_blocks import NanoBananaClient, PollPolicy, TaskDetails, TaskStatus, errors
+from nanobanana_blocks import NanoBananaClient, PollPolicy, TaskDetails, TaskStatus, errors, waiting
 from nanobanana_blocks.budget import RequestBudget
 from nanobanana_blocks.client import check_base_url, read_retry_after
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
@@ -213,7 +213,7 @@ def test_retry_after_as_a_date_to_come() -> None:
 
 async def test_requests_held_up_do_not_burst_past_the_budget(sandbox: Sandbox) -> None:
     """Rule: the budget is kept where requests are sent: waiting for a connection saves up none."""
-    sandbox.configure(rate_limits=(RateLimit(requests=30, per_seconds=0.25),))
+    sandbox.configure(rate_limits=(RateLimit(requests=25, per_seconds=0.25),))
     task_ids = sandbox.add_tasks([DONE] * 60)
     sandbox.add_fault(Fault(kind="latency", on="record-info", seconds=0.8, count=8))
     budget = RequestBudget(50)
@@ -404,8 +404,11 @@ async def test_a_failed_generation_is_an_end(sandbox: Sandbox, client: NanoBanan
         details.raise_for_status()
 
 
-async def test_a_wait_rides_out_what_passes(sandbox: Sandbox, client: NanoBananaClient) -> None:
+async def test_a_wait_rides_out_what_passes(
+    sandbox: Sandbox, client: NanoBananaClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rule: a dropped connection and a 429 do not end a wait."""
+    monkeypatch.setattr(waiting, "LONGEST_BACKOFF_SECONDS", 0.05)
     task_id = sandbox.add_task(DONE)
     sandbox.add_fault(Fault(kind="drop", on="record-info", count=1))
     sandbox.add_fault(Fault(kind="body-code", code=429, retry_after=0.05, count=1))

@@ -25,7 +25,7 @@ Example:
     ```
 """
 
-from nanobanana_blocks.callbacks.forwarding import CALLBACK_RECEIVED, Consumer
+from nanobanana_blocks.callbacks.forwarding import Consumer
 from nanobanana_blocks.callbacks.receiver import CallbackReceiver, make_app
 from nanobanana_blocks.callbacks.server import (
     SECRET_VARIABLE,
@@ -44,7 +44,6 @@ from nanobanana_blocks.callbacks.tokens import (
 )
 
 __all__ = [
-    "CALLBACK_RECEIVED",
     "SECRET_VARIABLE",
     "CallbackReceiver",
     "Consumer",

@@ -19,9 +19,7 @@ from prefect.settings import PREFECT_API_URL
 
 from nanobanana_blocks.callbacks.spool import ReceivedCallback, Spool, Spooled
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.events import resource_of
-
-CALLBACK_RECEIVED = "nanobanana.callback.received"
+from nanobanana_blocks.events import CALLBACK_RECEIVED, resource_of
 
 BATCH = 100
 EVENTS_PER_SECOND = 200.0
@@ -70,7 +68,8 @@ class PrefectEvents:
 
     Events are posted and the answer is awaited; Prefect's `emit_event` would only queue them in
     this process. An open-source server answers once an event is in its memory, and drops events
-    without a word where 10,000 are queued already (read in its source), hence the modest pace.
+    without a word where 10,000 are queued already (read in its source). It stored some 400 a second
+    (measured, on two cores), hence the pace.
     """
 
     name = "prefect"

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 import typer
@@ -72,9 +73,12 @@ def serve_callbacks(
         url = callback_url(public_url or _address(listener), secret, job_key)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("nanobanana_blocks").setLevel(logging.INFO)
-        with _outliving_signals():
+        server = uvicorn.Server(_configuration(receiver))
+        with _outliving_signals(server):
             asyncio.run(
-                _serve(receiver, listener, lambda: _greet(url, receiver, public_url, announce))
+                _serve(
+                    receiver, server, listener, lambda: _greet(url, receiver, public_url, announce)
+                )
             )
     announce("The callback receiver has stopped.")
 
@@ -85,7 +89,7 @@ def callback_secret(credentials: NanoBananaCredentials | None = None) -> SecretS
     Raises:
         MissingCredentials: There is neither; the message says how to make one.
     """
-    if credentials is not None and credentials.callback_secret is not None:
+    if credentials is not None and credentials.callback_secret.get_secret_value().strip():
         return credentials.callback_secret
     if secret := os.environ.get(SECRET_VARIABLE, "").strip():
         return SecretStr(secret)
@@ -95,10 +99,8 @@ def callback_secret(credentials: NanoBananaCredentials | None = None) -> SecretS
     )
 
 
-async def _serve(
-    receiver: CallbackReceiver, listener: socket.socket, greet: Callable[[], None]
-) -> None:
-    config = uvicorn.Config(
+def _configuration(receiver: CallbackReceiver) -> uvicorn.Config:
+    return uvicorn.Config(
         receiver,
         lifespan="off",
         ws="none",
@@ -108,12 +110,20 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=int(ANSWER_SECONDS),
     )
+
+
+async def _serve(
+    receiver: CallbackReceiver,
+    server: uvicorn.Server,
+    listener: socket.socket,
+    greet: Callable[[], None],
+) -> None:
     # Prefect's many objects stay for good; looking through them stops everything for 0.1 s a time.
     gc.collect()
     gc.freeze()
     async with receiver.running():
         greet()
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await server.serve(sockets=[listener])
 
 
 def _greet(
@@ -138,10 +148,13 @@ def _greet(
 
 
 @contextlib.contextmanager
-def _outliving_signals() -> Iterator[None]:
-    # uvicorn raises the signal that stopped it once more afterwards, when there is still work.
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+def _outliving_signals(server: uvicorn.Server) -> Iterator[None]:
+    # uvicorn listens to signals only while it serves, and when it has stopped it raises them once
+    # more, although there is still something to forward.
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ Whatever is asked of it while a transaction is being committed shares the next o
 a commit that survives a power cut (`synchronous=FULL`) is spread over all requests in flight. An
 answer is given only after the commit. Statements run in the event loop, where they take
 microseconds; the commit, which waits for the disk, runs in a thread. (With all of it in a thread,
-each statement waits for the interpreter lock: measured, acknowledgements took three times as long.)
+each statement may wait for the interpreter lock: measured, a quarter more CPU and longer tails.)
 """
 
 from __future__ import annotations
