@@ -24,8 +24,7 @@ CONNECTIONS = 8
 async def land(
     task_ids: list[str], folder: Path, base_url: str, api_key: str, policy: PollPolicy
 ) -> None:
-    """Wait for generation tasks and write the image of each into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Wait for generation tasks and write the image of each into a folder that exists."""
     limits = httpx.Limits(max_connections=CONNECTIONS)
     headers = {"Authorization": f"Bearer {api_key}"}
     async with (

@@ -22,14 +22,14 @@ END_SECONDS = 10.0
 
 
 @contextmanager
-def ending(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Have a process end with the block: asked to, and killed if it does not."""
+def ending(process: subprocess.Popen[str], seconds: float = END_SECONDS) -> Iterator[None]:
+    """Have a process end with the block: asked to, and killed if it has not in `seconds`."""
     try:
         yield
     finally:
         process.terminate()
         try:
-            process.wait(END_SECONDS)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -44,7 +44,7 @@ async def test_a_callback_wakes_its_task(
     prefect_api: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A waiting run lands a task when its callback comes, with two looks and long before a poll."""
-    task_id = sandbox.add_task(TaskPlan(seconds=1000))
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=1000))
     run = asyncio.create_task(land_images([task_id], str(tmp_path), poll=ONLY_AT_ONCE))
     await when_looked_at(sandbox, task_id, 1)
     sandbox.advance(1000)
@@ -58,7 +58,7 @@ async def test_a_callback_ahead_of_the_truth_lands_nothing(
     prefect_api: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A callback is a hint: while record-info says generating, nothing is landed."""
-    task_id = sandbox.add_task(TaskPlan(seconds=None))
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=None))
     run = asyncio.create_task(
         land_images([task_id], str(tmp_path), timeout=8, poll=ONLY_AT_ONCE, allow_partial=True)
     )
@@ -74,7 +74,7 @@ async def test_callbacks_of_strangers_change_nothing(
     prefect_api: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A callback about a task that nobody waits for costs this run no request."""
-    task_id = sandbox.add_task(TaskPlan(seconds=1000))
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=1000))
     run = asyncio.create_task(land_images([task_id], str(tmp_path), poll=ONLY_AT_ONCE))
     await when_looked_at(sandbox, task_id, 1)
     await tell_of_callback(prefect_api, "stranger")

@@ -1,0 +1,117 @@
+"""One row of `benchmarks/scale.py`: a crowd of generation tasks in one process; prints JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from flows.land_images import land_images
+from nanobanana_blocks import LandingReport, NanoBananaClient, PollPolicy
+from nanobanana_blocks.landing import open_landing
+from nanobanana_blocks.sandbox import SandboxControl, TaskPlan
+from nanobanana_blocks.storage import Destination
+
+TICK_SECONDS = 0.01
+TICKS_PER_SAMPLE = 10
+
+
+class Job(NamedTuple):
+    """What to land through (`flow` or `landing`), and how many tasks that take how many seconds."""
+
+    through: str
+    tasks: int
+    seconds: float
+    folder: str
+    base_url: str
+    api_key: str
+    poll: dict[str, Any]
+
+
+class Pulse:
+    """Feels an event loop's pulse: how late a 10 ms timer comes, and how large the process is.
+
+    Attributes:
+        longest: The worst lateness, in seconds.
+        longest_busy: CPU seconds that the loop's own thread spent during that one; the rest of it
+            went to other threads and other processes.
+        late: How often it was over a tenth of a second late.
+        peak_bytes: The most resident memory seen, a look every tenth of a second.
+    """
+
+    def __init__(self) -> None:
+        self.longest = self.longest_busy = 0.0
+        self.late = 0
+        self.peak_bytes = 0
+
+    async def beat(self) -> None:
+        process = psutil.Process()
+        for tick in itertools.count():
+            wall, busy = time.monotonic(), time.thread_time()
+            await asyncio.sleep(TICK_SECONDS)
+            lateness = time.monotonic() - wall - TICK_SECONDS
+            if lateness > self.longest:
+                self.longest, self.longest_busy = lateness, time.thread_time() - busy
+            self.late += lateness > 0.1
+            if tick % TICKS_PER_SAMPLE == 0:
+                self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
+
+
+async def run(job: Job) -> dict[str, Any]:
+    """Land one task, then the crowd, and tell how both went."""
+    sandbox = SandboxControl(job.base_url, job.api_key)
+    sandbox.reset()
+    warm_up = [sandbox.add_task(TaskPlan(seconds=0))]
+    first = await feel(warm_up, job, Path(job.folder) / "warm-up")
+    sandbox.reset()
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=job.seconds)] * job.tasks)
+    row = await feel(task_ids, job, Path(job.folder) / "images")
+    stats = sandbox.stats()
+    return row | {
+        "first_stall": first["stall"],
+        "first_bytes": first["peak_bytes"],
+        "looks_received": stats.requests["record-info"],
+        "images_asked_for": stats.requests["files"],
+        "rate_limited": stats.rate_limited,
+    }
+
+
+async def feel(task_ids: list[str], job: Job, folder: Path) -> dict[str, Any]:
+    """Land generation tasks, and tell how the event loop fared meanwhile."""
+    pulse, started = Pulse(), time.monotonic()
+    beating = asyncio.create_task(pulse.beat())
+    report = await land(task_ids, job, folder)
+    beating.cancel()
+    return {
+        "seconds": time.monotonic() - started,
+        "landed": report.counts["landed"],
+        "looks_taken": sum(outcome.polls for outcome in report.outcomes),
+        "stall": pulse.longest,
+        "stall_busy": pulse.longest_busy,
+        "late": pulse.late,
+        "peak_bytes": pulse.peak_bytes,
+    }
+
+
+async def land(task_ids: list[str], job: Job, folder: Path) -> LandingReport:
+    poll = PollPolicy(**job.poll)
+    if job.through == "flow":
+        return await land_images(task_ids, str(folder), poll=poll, allow_partial=True)
+    async with (
+        NanoBananaClient(job.api_key, job.base_url) as client,
+        aclosing(await Destination.open(str(folder))) as destination,
+        open_landing(task_ids, client, destination, poll=poll) as landing,
+    ):
+        await landing.land_each(task_ids)
+        return landing.report()
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(run(Job(**json.loads(sys.argv[1]))))))

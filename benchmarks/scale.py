@@ -1,0 +1,118 @@
+"""Measures how one process bears 10,000 generation tasks that it waits for at the same time.
+
+None of them is done until every one has been looked at; then all are done at once, and all images
+land. More looks are due at any time than the request budget allows. Once `open_landing` alone does
+it, once the flow with a real Prefect server; each in a fresh process, after a first run of one
+task whose figures are given beside.
+
+The budget is checked by the sandbox, which refuses what comes before its time. In any stretch of
+T seconds it accepts the budget times T, and 8 more: so many requests are in flight at most, and
+each, sent in time, may be late. A request that gave up waiting for a connection (httpx's
+PoolTimeout) never arrives, so that looks taken and looks received tell how many did. The event
+loop's longest stall is the worst lateness of a 10 ms timer on it.
+
+Run ``python -m benchmarks.scale``; ``--smoke`` is a quick check that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.crowd import Job
+from benchmarks.polling import goal
+from benchmarks.processes import interrupt_on_sigterm, measure
+from benchmarks.sandbox_process import sandbox_process
+from nanobanana_blocks.credentials import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.demo import own_prefect
+from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
+
+IN_FLIGHT = 8
+IMAGE_BYTES = 4_000
+LONGEST_INTERVAL_SECONDS = 10.0
+LONGEST_STALL_SECONDS = 0.2
+MOST_MEGABYTES = 250
+NAMES = {"landing": "open_landing, without Prefect", "flow": "land_images"}
+
+
+class Crowd(NamedTuple):
+    """How many generation tasks, and the request budget per second."""
+
+    tasks: int
+    budget: int
+
+    @property
+    def seconds_until_done(self) -> float:
+        """Until every task was looked at once, and a little more."""
+        return self.tasks / self.budget + 2
+
+
+def report(through: str, crowd: Crowd, row: dict[str, Any]) -> None:
+    megabytes, first_megabytes = row["peak_bytes"] / 1e6, row["first_bytes"] / 1e6
+    lost = row["looks_taken"] - row["looks_received"]
+    print(f"\n{NAMES[through]}: {crowd.tasks:,} tasks at {crowd.budget} requests/s")
+    print(
+        f"  {row['landed']:,} landed in {row['seconds']:.0f} s, {row['looks_received']:,} looks; "
+        f"late by over 0.1 s {row['late']} times; "
+        f"one task alone: stall {row['first_stall']:.3f} s, {first_megabytes:.0f} MB"
+    )
+    goal(
+        f"looks that never arrived (PoolTimeout or worse): {lost}; image requests beside one for "
+        f"each image: {row['images_asked_for'] - row['landed']}",
+        met=lost == 0 and row["images_asked_for"] == row["landed"] == crowd.tasks,
+    )
+    goal(f"requests beyond the budget: {row['rate_limited']}", met=row["rate_limited"] == 0)
+    goal(
+        f"longest stall {row['stall']:.3f} s < {LONGEST_STALL_SECONDS} s "
+        f"({row['stall_busy']:.3f} s of it CPU of the loop's thread)",
+        met=row["stall"] < LONGEST_STALL_SECONDS,
+    )
+    goal(f"resident {megabytes:.0f} MB <= {MOST_MEGABYTES} MB", met=megabytes <= MOST_MEGABYTES)
+
+
+def run_row(
+    through: str, crowd: Crowd, sandbox: SandboxControl, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    poll = {
+        "requests_per_second": crowd.budget,
+        "max_interval_seconds": LONGEST_INTERVAL_SECONDS,
+    }
+    with tempfile.TemporaryDirectory(prefix="nanobanana-scale-") as folder:
+        job = Job(
+            through=through,
+            tasks=crowd.tasks,
+            seconds=crowd.seconds_until_done,
+            folder=folder,
+            base_url=sandbox.base_url,
+            api_key=sandbox.api_key,
+            poll=poll,
+        )
+        return measure("benchmarks.crowd", job._asdict(), environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few tasks, too few to judge")
+    smoke = parser.parse_args().smoke
+    interrupt_on_sigterm()
+    crowd = Crowd(200, 100) if smoke else Crowd(10_000, 250)
+    limit = RateLimit(
+        requests=IN_FLIGHT, per_seconds=IN_FLIGHT / crowd.budget, algorithm="token-bucket"
+    )
+    settings = SandboxSettings(image_bytes=IMAGE_BYTES, rate_limits=(limit,))
+    print("Scale: a crowd of generation tasks in one process")
+    with (
+        tempfile.TemporaryDirectory(prefix="nanobanana-scale-") as home,
+        own_prefect(Path(home)) as environment,
+        sandbox_process(settings) as sandbox,
+    ):
+        environment |= {KEY_VARIABLE: sandbox.api_key, BASE_URL_VARIABLE: sandbox.base_url}
+        for through in NAMES:
+            report(through, crowd, run_row(through, crowd, sandbox, environment))
+
+
+if __name__ == "__main__":
+    main()
