@@ -1,34 +1,104 @@
-"""Runs the benchmarks one after the other: ``python -m benchmarks [--smoke] [NAME…]``.
+"""Runs the benchmarks: ``python -m benchmarks [--smoke] [NAME…]``.
 
-Each runs as the script that it is, in a process of its own. A goal that is missed is reported and
-is no failure; the exit status is 1 only where a benchmark crashed.
+Each runs as the script that it is, in a process of its own, one after the other; with ``--smoke``,
+where nothing is judged, side by side. A goal that is missed is reported and is no failure; the exit
+status is 1 only where a benchmark crashed.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import IO, NamedTuple
 
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 
-NAMES = ("polling", "cost", "scale", "imports", "callbacks")
+NAMES = ("polling", "cost", "scale", "imports", "callbacks", "waking")
+NEED_PREFECT = frozenset({"cost", "scale", "waking"})
 END_SECONDS = 30.0
 
 
-def run_apart(name: str, arguments: list[str]) -> bool:
-    """Run a benchmark in a process of its own, and tell whether it ended well."""
-    print(f"\n=== {name} {'=' * (90 - len(name))}", flush=True)
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.script", name, *arguments], text=True, cwd=ROOT
-    )
-    with ending(process, END_SECONDS):
-        ended_well = process.wait() == 0
-    what = "took" if ended_well else f"CRASHED (exit status {process.returncode}) after"
-    print(f"--- {name} {what} {time.monotonic() - started:.0f} s", flush=True)
-    return ended_well
+class Script(NamedTuple):
+    """A benchmark under way; `output` is None where it prints for itself."""
+
+    name: str
+    process: subprocess.Popen[str]
+    output: IO[str] | None
+    started: float
+
+    def ended_well(self) -> bool:
+        """Wait for its end, have its output printed, and tell whether it did not crash."""
+        status = self.process.wait()
+        if self.output:
+            self.output.seek(0)
+            shutil.copyfileobj(self.output, sys.stdout)
+        what = f"CRASHED (exit status {status}) after" if status else "took"
+        print(f"--- {self.name} {what} {time.monotonic() - self.started:.0f} s", flush=True)
+        return status == 0
+
+
+@contextmanager
+def started(
+    name: str, *options: str, aside: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Script]:
+    """Run a benchmark for as long as the block lasts; `aside` keeps its output for later."""
+    with ExitStack() as stack:
+        output = stack.enter_context(tempfile.TemporaryFile("w+")) if aside else None
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.script", name, *options],
+            stdout=output,
+            stderr=subprocess.STDOUT if aside else None,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+        )
+        stack.enter_context(ending(process, END_SECONDS))
+        yield Script(name, process, output, time.monotonic())
+
+
+def announce(name: str) -> None:
+    print(f"\n=== {name} {'=' * (94 - len(name))}", flush=True)
+
+
+def run_in_turn(names: Iterable[str]) -> list[str]:
+    """Run benchmarks one after the other and return the names of those that crashed."""
+    crashed = []
+    for name in names:
+        announce(name)
+        with started(name) as script:
+            if not script.ended_well():
+                crashed.append(name)
+    return crashed
+
+
+def smoke_side_by_side(names: Collection[str]) -> list[str]:
+    """Run quick checks of benchmarks at once and return the names of those that crashed."""
+    with ExitStack() as until_all_ended:
+        enter = until_all_ended.enter_context
+        scripts = {
+            name: enter(started(name, "--smoke", aside=True))
+            for name in names
+            if name not in NEED_PREFECT
+        }
+        if needing := NEED_PREFECT.intersection(names):
+            # Importing Prefect takes seconds, in which the others can begin.
+            from benchmarks.prefect_server import SHARED, prefect_server
+
+            shared = enter(prefect_server()) | {SHARED: "1"}
+            for name in needing:
+                scripts[name] = enter(started(name, "--smoke", aside=True, environment=shared))
+        crashed = []
+        for name in names:
+            announce(name)
+            if not scripts[name].ended_well():
+                crashed.append(name)
+        return crashed
 
 
 def main() -> int:
@@ -41,11 +111,11 @@ def main() -> int:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     interrupt_on_sigterm()
-    arguments = ["--smoke"] if options.smoke else []
-    results = {name: run_apart(name, arguments) for name in options.names or NAMES}
-    if crashed := [name for name, ended_well in results.items() if not ended_well]:
+    names = list(dict.fromkeys(options.names)) or list(NAMES)
+    crashed = smoke_side_by_side(names) if options.smoke else run_in_turn(names)
+    if crashed:
         print(f"\nCrashed: {', '.join(crashed)}")
-    return 0 if all(results.values()) else 1
+    return 1 if crashed else 0
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ class Served(NamedTuple):
 
 def serve_receiver(folder: str) -> None:
     # Prefect takes seconds to import, and neither the load nor the bare application needs it.
-    from pydantic import SecretStr  # noqa: PLC0415
+    from pydantic import SecretStr
 
-    from nanobanana_blocks.callbacks import serve_callbacks  # noqa: PLC0415
+    from nanobanana_blocks.callbacks import serve_callbacks
 
     def announce(line: str) -> None:
         print(line, flush=True)

@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 from benchmarks.contender import Job
 from benchmarks.polling import goal
+from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
-from nanobanana_blocks.credentials import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.demo import own_prefect
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings
 
 IMAGE_BYTES = 60_000
@@ -91,11 +91,7 @@ def main() -> None:
     interrupt_on_sigterm()
     speed = 10 * SPEED if smoke else SPEED
     settings = SandboxSettings(image_bytes=IMAGE_BYTES, speed=speed)
-    with (
-        tempfile.TemporaryDirectory(prefix="nanobanana-cost-") as home,
-        own_prefect(Path(home)) as environment,
-        sandbox_process(settings) as sandbox,
-    ):
+    with prefect_server() as environment, sandbox_process(settings) as sandbox:
         environment |= {KEY_VARIABLE: sandbox.api_key, BASE_URL_VARIABLE: sandbox.base_url}
         print("Cost: the flow with a real Prefect server beside a plain script")
         if smoke:

@@ -352,11 +352,11 @@ class Front(NamedTuple):
 
 
 def draw(front: Front, path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - a development dependency, needed only here
+    import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "polling"
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained", facecolor="white")
     styles = (("o", "#c2410c", 28, 1.0), ("s", "#6b7280", 10, 0.5))

@@ -19,35 +19,34 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.crowd import Job
 from benchmarks.polling import goal
+from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
-from nanobanana_blocks.credentials import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.demo import own_prefect
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
 
 IN_FLIGHT = 8
 IMAGE_BYTES = 4_000
-LONGEST_INTERVAL_SECONDS = 10.0
 LONGEST_STALL_SECONDS = 0.2
 MOST_MEGABYTES = 250
 NAMES = {"landing": "open_landing, without Prefect", "flow": "land_images"}
 
 
 class Crowd(NamedTuple):
-    """How many generation tasks, and the request budget per second."""
+    """How many generation tasks, the request budget per second, and seconds between looks."""
 
     tasks: int
     budget: int
+    longest_interval: float
 
     @property
     def seconds_until_done(self) -> float:
         """Until every task was looked at once, and a little more."""
-        return self.tasks / self.budget + 2
+        return self.tasks / self.budget + 1
 
 
 def report(through: str, crowd: Crowd, row: dict[str, Any]) -> None:
@@ -78,7 +77,7 @@ def run_row(
 ) -> dict[str, Any]:
     poll = {
         "requests_per_second": crowd.budget,
-        "max_interval_seconds": LONGEST_INTERVAL_SECONDS,
+        "max_interval_seconds": crowd.longest_interval,
     }
     with tempfile.TemporaryDirectory(prefix="nanobanana-scale-") as folder:
         job = Job(
@@ -98,17 +97,13 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few tasks, too few to judge")
     smoke = parser.parse_args().smoke
     interrupt_on_sigterm()
-    crowd = Crowd(200, 100) if smoke else Crowd(10_000, 250)
+    crowd = Crowd(200, 100, 1.0) if smoke else Crowd(10_000, 250, 10.0)
     limit = RateLimit(
         requests=IN_FLIGHT, per_seconds=IN_FLIGHT / crowd.budget, algorithm="token-bucket"
     )
     settings = SandboxSettings(image_bytes=IMAGE_BYTES, rate_limits=(limit,))
     print("Scale: a crowd of generation tasks in one process")
-    with (
-        tempfile.TemporaryDirectory(prefix="nanobanana-scale-") as home,
-        own_prefect(Path(home)) as environment,
-        sandbox_process(settings) as sandbox,
-    ):
+    with prefect_server() as environment, sandbox_process(settings) as sandbox:
         environment |= {KEY_VARIABLE: sandbox.api_key, BASE_URL_VARIABLE: sandbox.base_url}
         for through in NAMES:
             report(through, crowd, run_row(through, crowd, sandbox, environment))

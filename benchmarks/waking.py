@@ -33,7 +33,7 @@ from benchmarks.polling import goal
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
-from nanobanana_blocks.credentials import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.demo import own_prefect
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings, TaskPlan
 

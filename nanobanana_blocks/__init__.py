@@ -1,14 +1,15 @@
 """Prefect blocks, tasks and flows that land every finished NanoBanana image in your storage.
 
 The API's facts come from https://docs.nanobananaapi.ai; what is only observed or assumed is marked
-so where it is used.
+so where it is used. What needs Prefect is imported when it is first asked for, so that the command
+line does not wait for it.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.client import NanoBananaClient
-from nanobanana_blocks.credentials import NanoBananaCredentials
-from nanobanana_blocks.image_store import ImageStore
-from nanobanana_blocks.jobs import NanoBananaTask
 from nanobanana_blocks.models import (
     LandedImage,
     LandingOutcome,
@@ -18,6 +19,11 @@ from nanobanana_blocks.models import (
     TaskStatus,
 )
 from nanobanana_blocks.schedule import PollPolicy
+
+if TYPE_CHECKING:
+    from nanobanana_blocks.credentials import NanoBananaCredentials
+    from nanobanana_blocks.image_store import ImageStore
+    from nanobanana_blocks.jobs import NanoBananaTask
 
 __all__ = [
     "ImageStore",
@@ -33,3 +39,19 @@ __all__ = [
     "TaskStatus",
     "__version__",
 ]
+
+_NEEDS_PREFECT = {
+    "ImageStore": "image_store",
+    "NanoBananaCredentials": "credentials",
+    "NanoBananaTask": "jobs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_PREFECT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NEEDS_PREFECT[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

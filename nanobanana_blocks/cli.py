@@ -1,4 +1,7 @@
-"""The `nanobanana` command: reads arguments, prints outcomes; the work is done elsewhere."""
+"""The `nanobanana` command: reads arguments, prints outcomes; the work is done elsewhere.
+
+What needs Prefect is imported by the commands that do, for that takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from enum import IntEnum
@@ -17,12 +21,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 
-from nanobanana_blocks.client import DEFAULT_BASE_URL
-from nanobanana_blocks.credentials import (
+from nanobanana_blocks._version import __version__
+from nanobanana_blocks.client import (
     BASE_URL_VARIABLE,
+    DEFAULT_BASE_URL,
     KEY_VARIABLE,
-    NanoBananaCredentials,
-    load_credentials,
+    NanoBananaClient,
+    key_and_base_url_from_environment,
 )
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials, NanoBananaError
 from nanobanana_blocks.landing import open_landing
@@ -33,7 +38,6 @@ from nanobanana_blocks.models import (
     TaskStatus,
     check_task_ids,
 )
-from nanobanana_blocks.pending import Announcer
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
 
@@ -52,6 +56,26 @@ app = typer.Typer(
     or the generation failed · 4 still generating · 130 interrupted.
     """,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback does it
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options of the command itself; the help text is the application's."""
+
+
 messages = Console(stderr=True, highlight=False)
 
 
@@ -89,10 +113,11 @@ def demo(
 
     Nothing of your own Prefect profile or database is touched, and no credits are spent.
     """
-    from nanobanana_blocks.demo import run_demo  # noqa: PLC0415  # only this command needs it
+    with _ending_well(), tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home:
+        _forget_own_prefect(home)
+        from nanobanana_blocks.demo import run_demo
 
-    with _ending_well():
-        run_demo(to, keep=keep)
+        run_demo(to, Path(home), keep=keep)
 
 
 @app.command()
@@ -107,7 +132,7 @@ def sandbox(
     ] = False,
 ) -> None:
     """Serve a local stand-in for the API; no credits are spent."""
-    from nanobanana_blocks.sandbox import SandboxSettings, serve  # noqa: PLC0415  # likewise
+    from nanobanana_blocks.sandbox import SandboxSettings, serve
 
     with _ending_well():
         if not speed > 0:
@@ -137,7 +162,7 @@ def land(
 
     async def run() -> LandingReport:
         async with (
-            (await _credentials(credentials)).get_client() as client,
+            await _client(credentials) as client,
             aclosing(await Destination.open(to)) as destination,
             open_landing(
                 _read_ids(task_ids),
@@ -176,7 +201,7 @@ def status(
 
     async def run() -> list[TaskDetails]:
         ids = check_task_ids(_read_ids(task_ids))
-        async with (await _credentials(credentials)).get_client() as client:
+        async with await _client(credentials) as client:
             return await asyncio.gather(*(client.get_task_details(task_id) for task_id in ids))
 
     with _ending_well():
@@ -222,7 +247,9 @@ def callbacks(
     block; `openssl rand -hex 32` makes a good one. Events go to the server that PREFECT_API_URL or
     the active profile names.
     """
-    from nanobanana_blocks.callbacks import callback_secret, serve_callbacks  # noqa: PLC0415
+    from nanobanana_blocks.callbacks import callback_secret, serve_callbacks
+    from nanobanana_blocks.credentials import load_credentials
+    from nanobanana_blocks.pending import Announcer
 
     with _ending_well():
         block = asyncio.run(load_credentials(credentials)) if credentials else None
@@ -248,6 +275,8 @@ def save_key(
 
     The key is asked for, or taken from NANOBANANA_API_KEY where that is set.
     """
+    from nanobanana_blocks.credentials import NanoBananaCredentials
+
     with _ending_well():
         block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
             api_key=SecretStr(typer.prompt("NanoBanana API key", hide_input=True)),
@@ -269,15 +298,24 @@ def _read_ids(task_ids: list[str]) -> list[str]:
     return sys.stdin.read().split() if task_ids == ["-"] else task_ids
 
 
-async def _credentials(name: str | None) -> NanoBananaCredentials:
-    if name:
-        return await load_credentials(name)
-    found = NanoBananaCredentials.from_environment()
+async def _client(credentials: str | None) -> NanoBananaClient:
+    if credentials:
+        from nanobanana_blocks.credentials import load_credentials
+
+        return (await load_credentials(credentials)).get_client()
+    found = key_and_base_url_from_environment()
     if found is None:
         raise MissingCredentials(
             f"{KEY_VARIABLE} is not set. Set it, or name a saved block with --credentials."
         )
-    return found
+    return NanoBananaClient(*found)
+
+
+def _forget_own_prefect(home: str) -> None:
+    """Have Prefect, when it is imported, know nothing of the user's settings and profiles."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ |= {"PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The key is sent to the base URL's host and nowhere else: redirects are not follo
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -25,6 +26,8 @@ from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.waiting import TaskWaiter
 
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
+KEY_VARIABLE = "NANOBANANA_API_KEY"
+BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 LARGEST_ANSWER = 1 << 20
 
@@ -174,6 +177,14 @@ class NanoBananaClient:
             return response, bytes(body).replace(self._key.encode(), b"********")
         # Raised out here, so that no httpx exception, which holds the key, is its context.
         raise NetworkError(f"{self.base_url}: {failure}.", task_id=task_id)
+
+
+def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:
+    """What `NANOBANANA_API_KEY` and `NANOBANANA_BASE_URL` say; None where there is no key."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        return None
+    return SecretStr(key), os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
 
 
 def check_base_url(base_url: str) -> str:

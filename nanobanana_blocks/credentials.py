@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from nanobanana_blocks.client import DEFAULT_BASE_URL, NanoBananaClient
+from nanobanana_blocks.client import (
+    DEFAULT_BASE_URL,
+    KEY_VARIABLE,
+    NanoBananaClient,
+    key_and_base_url_from_environment,
+)
 from nanobanana_blocks.errors import MissingCredentials
 
 LOGO_URL = (
     "https://raw.githubusercontent.com/nanobanana-blocks/nanobanana-blocks/main/docs/logo.png"
 )
 DOCUMENTATION_URL = "https://github.com/nanobanana-blocks/nanobanana-blocks#readme"
-
-KEY_VARIABLE = "NANOBANANA_API_KEY"
-BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
 
 
 class NanoBananaCredentials(Block):
@@ -74,11 +74,8 @@ class NanoBananaCredentials(Block):
     @classmethod
     def from_environment(cls) -> NanoBananaCredentials | None:
         """The credentials that `NANOBANANA_API_KEY` and `NANOBANANA_BASE_URL` give, if any."""
-        key = os.environ.get(KEY_VARIABLE, "").strip()
-        if not key:
-            return None
-        base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
-        return cls(api_key=SecretStr(key), base_url=base_url)
+        found = key_and_base_url_from_environment()
+        return cls(api_key=found[0], base_url=found[1]) if found else None
 
 
 async def load_credentials(name: str) -> NanoBananaCredentials:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +32,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nanobanana_blocks.artifacts import OUTCOMES_KEY
-from nanobanana_blocks.credentials import (
-    BASE_URL_VARIABLE,
-    KEY_VARIABLE,
-    NanoBananaCredentials,
-)
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Sandbox, TaskPlan
 
@@ -62,27 +58,28 @@ PLANS = [
 ]
 
 
-def run_demo(to: Path, *, keep: bool) -> None:
+def run_demo(to: Path, home: Path, *, keep: bool) -> None:
     """Run the demonstration and print what came of it.
 
     Args:
         to: Folder for the images; made if need be.
+        home: Folder for the demonstration's own Prefect; its caller removes it.
         keep: Leave Prefect running, so that its UI shows this very run, until Ctrl-C.
 
     Raises:
         NanoBananaError: The demonstration could not be run.
     """
     to = to.absolute()
-    with tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home, Sandbox() as sandbox:
+    with Sandbox() as sandbox:
         console.print("A local sandbox stands in for the NanoBanana API: no credits are spent.")
-        with own_prefect(Path(home)) as environment:
+        with own_prefect(home) as environment:
             task_ids = sandbox.add_tasks(PLANS)
             environment |= {
                 KEY_VARIABLE: sandbox.api_key,
                 BASE_URL_VARIABLE: sandbox.base_url,
             }
             ui = environment["PREFECT_API_URL"].removesuffix("/api")
-            run = asyncio.run(_run_and_watch(task_ids, to, Path(home), environment))
+            run = asyncio.run(_run_and_watch(task_ids, to, home, environment))
             _say_what_next(to)
             if keep:
                 console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
@@ -138,12 +135,19 @@ async def _task_runs(prefect: PrefectClient, run: FlowRun) -> list[TaskRun]:
 
 
 def _draw(task_ids: list[str], to: Path, run: FlowRun | None, task_runs: list[TaskRun]) -> Table:
-    title = f"Prefect flow run: {run.name}" if run else "Starting the flow …"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("generation task", no_wrap=True, width=12)
-    table.add_column("task run", no_wrap=True, width=13)
-    table.add_column("s", justify="right", width=3)
-    table.add_column("", no_wrap=True, overflow="ellipsis")
+    settled = sum(bool(task_run.state and task_run.state.is_final()) for task_run in task_runs)
+    progress = f"Flow run '{run.name}': {settled} of {len(task_ids)} settled" if run else ""
+    table = Table(
+        title=escape(progress) or "Starting the flow …",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        expand=True,
+    )
+    table.add_column("task", no_wrap=True, min_width=11)
+    table.add_column("task run", no_wrap=True, min_width=13)
+    table.add_column("s", justify="right", min_width=3)
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     by_name = {task_run.name: task_run for task_run in task_runs}
     for task_id in task_ids:
         task_run = by_name.get(f"land {task_id}")
@@ -192,6 +196,7 @@ def own_prefect(home: Path) -> Iterator[dict[str, str]]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
     }
     log = home / "server.log"
     with log.open("wb") as output:

@@ -93,6 +93,7 @@ class Landing:
         self._keep_prompts = keep_prompts
         self._on_outcome = on_outcome
         self._sizes: dict[str, int] | None = None
+        self._claimed: dict[str, str] = {}
 
     @property
     def unique_task_ids(self) -> list[str]:
@@ -228,6 +229,7 @@ class Landing:
             async with AsyncExitStack() as bytes_held:
                 image, details = await self._fetch(details, index, bytes_held)
                 name = image_name(details.task_id, index, count, image.extension)
+                self._claim(name, details.task_id)
                 await self.destination.publish(name, image.data, image.media_type)
             recorded.append(_record(name, image))
             attempt.images.append(self._located(recorded[-1]))
@@ -251,6 +253,15 @@ class Landing:
             receipt_name(details.task_id), text.encode(), "application/json"
         )
         return receipt
+
+    def _claim(self, name: str, task_id: str) -> None:
+        """Refuse a name that another task of this run has: `a` with two images, and `a-1`."""
+        owner = self._claimed.setdefault(name, task_id)
+        if owner != task_id:
+            raise DestinationError(
+                f"its file would be {name}, as one of task {owner}. Land it in another folder.",
+                task_id=task_id,
+            )
 
     async def _fetch(
         self, details: TaskDetails, index: int, bytes_held: AsyncExitStack

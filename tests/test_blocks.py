@@ -19,7 +19,6 @@ from prefect import flow
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.runtime import deployment
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr
 
 from nanobanana_blocks import (
@@ -58,7 +57,7 @@ def unused_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
-class _FitsIn(BlockStandardTestSuite):
+class _FitsIn(standard_blocks.BlockStandardTestSuite):
     @pytest.fixture(autouse=True)
     def _logo_from_this_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def urlopen(url: str) -> BytesIO:
@@ -102,12 +101,12 @@ class TestSaving:
         name = unused_name()
         await credentials().asave(name)
         await store().asave(name)
-        loaded = await NanoBananaCredentials.aload(name)
+        loaded: NanoBananaCredentials = await NanoBananaCredentials.aload(name)
         assert loaded.api_key.get_secret_value() == KEY
         assert loaded.callback_secret is not None
         assert loaded.callback_secret.get_secret_value() == SECRET
         assert loaded.base_url == "http://127.0.0.1:1"
-        place = await ImageStore.aload(name)
+        place: ImageStore = await ImageStore.aload(name)
         assert (place.url, place.keep_prompts) == ("s3://bucket/folder", False)
         assert place.storage_options.get_secret_value() == OPTIONS
 
@@ -116,8 +115,11 @@ class TestSaving:
         name = unused_name()
         credentials().save(name)
         store().save(name)
-        assert NanoBananaCredentials.load(name).api_key.get_secret_value() == KEY
-        assert ImageStore.load(name).storage_options.get_secret_value() == OPTIONS
+        loaded, place = NanoBananaCredentials.load(name), ImageStore.load(name)
+        assert isinstance(loaded, NanoBananaCredentials)
+        assert isinstance(place, ImageStore)
+        assert loaded.api_key.get_secret_value() == KEY
+        assert place.storage_options.get_secret_value() == OPTIONS
 
     def test_the_apis_listing_masks_secrets(self, prefect_api: str) -> None:
         """Rule: who lists blocks over Prefect's API, as its UI does, sees no secret."""

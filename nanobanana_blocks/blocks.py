@@ -1,0 +1,6 @@
+"""The Prefect blocks in one module, where Prefect finds them by this package's entry point."""
+
+from nanobanana_blocks.credentials import NanoBananaCredentials
+from nanobanana_blocks.image_store import ImageStore
+
+__all__ = ["ImageStore", "NanoBananaCredentials"]
