@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import json
 import sys
@@ -21,6 +22,7 @@ from nanobanana_blocks.storage import Destination
 
 TICK_SECONDS = 0.01
 TICKS_PER_SAMPLE = 10
+STALLS_KEPT = 4
 
 
 class Job(NamedTuple):
@@ -35,31 +37,37 @@ class Job(NamedTuple):
     poll: dict[str, Any]
 
 
+class Stall(NamedTuple):
+    """How late a timer came, when, and the CPU that the loop's own thread spent meanwhile.
+
+    All in seconds; what is not CPU of that thread went to other threads and other processes.
+    """
+
+    late: float
+    at: float
+    busy: float
+
+
 class Pulse:
     """Feels an event loop's pulse: how late a 10 ms timer comes, and how large the process is.
 
     Attributes:
-        longest: The worst lateness, in seconds.
-        longest_busy: CPU seconds that the loop's own thread spent during that one; the rest of it
-            went to other threads and other processes.
-        late: How often it was over a tenth of a second late.
+        stalls: The worst ones, the longest first.
         peak_bytes: The most resident memory seen, a look every tenth of a second.
     """
 
     def __init__(self) -> None:
-        self.longest = self.longest_busy = 0.0
-        self.late = 0
+        self.stalls: list[Stall] = []
         self.peak_bytes = 0
 
     async def beat(self) -> None:
-        process = psutil.Process()
+        process, began = psutil.Process(), time.monotonic()
         for tick in itertools.count():
             wall, busy = time.monotonic(), time.thread_time()
             await asyncio.sleep(TICK_SECONDS)
-            lateness = time.monotonic() - wall - TICK_SECONDS
-            if lateness > self.longest:
-                self.longest, self.longest_busy = lateness, time.thread_time() - busy
-            self.late += lateness > 0.1
+            now = time.monotonic()
+            stall = Stall(now - wall - TICK_SECONDS, now - began, time.thread_time() - busy)
+            self.stalls = heapq.nlargest(STALLS_KEPT, [*self.stalls, stall])
             if tick % TICKS_PER_SAMPLE == 0:
                 self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
 
@@ -75,7 +83,7 @@ async def run(job: Job) -> dict[str, Any]:
     row = await feel(task_ids, job, Path(job.folder) / "images")
     stats = sandbox.stats()
     return row | {
-        "first_stall": first["stall"],
+        "first_stalls": first["stalls"],
         "first_bytes": first["peak_bytes"],
         "looks_received": stats.requests["record-info"],
         "images_asked_for": stats.requests["files"],
@@ -93,9 +101,7 @@ async def feel(task_ids: list[str], job: Job, folder: Path) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "landed": report.counts["landed"],
         "looks_taken": sum(outcome.polls for outcome in report.outcomes),
-        "stall": pulse.longest,
-        "stall_busy": pulse.longest_busy,
-        "late": pulse.late,
+        "stalls": pulse.stalls,
         "peak_bytes": pulse.peak_bytes,
     }
 

@@ -108,7 +108,9 @@ class Landing:
         """What became of every task asked for."""
         return LandingReport(
             destination=self.destination.path,
-            outcomes=[self.outcomes[task_id] for task_id in self.task_ids],
+            outcomes=[
+                self.outcomes.get(task_id) or _not_attempted(task_id) for task_id in self.task_ids
+            ],
         )
 
     async def land_each(self, task_ids: Iterable[str], *, wait: bool = True) -> None:
@@ -348,6 +350,13 @@ class _Attempt:
             waited_seconds=self.waited_seconds,
             missing_images=max(0, self.asked_for - len(self.images)),
         )
+
+
+def _not_attempted(task_id: str) -> LandingOutcome:
+    error = NanoBananaError("it was not attempted; the log of the run says why.")
+    return LandingOutcome(
+        task_id=task_id, status=LandingStatus.FAILED, error=ErrorSummary.of(error)
+    )
 
 
 def _record(name: str, image: VerifiedImage) -> ReceiptImage:

@@ -12,7 +12,7 @@ for _name in [name for name in os.environ if name.startswith(("PREFECT_", "NANOB
 _home = tempfile.TemporaryDirectory(prefix="nanobanana-tests-")
 os.environ["PREFECT_HOME"] = _home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"
 
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402  # after the above
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from prefect import get_client
+from prefect.blocks.fields import SecretDict
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
@@ -32,6 +33,7 @@ from nanobanana_blocks import (
     tasks,
 )
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
+from tests.storage_servers import s3_server
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -208,6 +210,26 @@ async def test_blocks_by_name(sandbox: Sandbox, tmp_path: Path) -> None:
     report = await land_images([task_id], "flow-test", "flow-test", poll=SOON)
     assert report.destination == str(tmp_path)
     assert json.loads((tmp_path / f"{task_id}.json").read_text())["prompt"] == "A banana"
+
+
+async def test_lands_in_s3_by_a_block(sandbox: Sandbox) -> None:
+    """A saved store leads to S3: images with their media type, receipts, and nothing else."""
+    with s3_server() as s3:
+        await ImageStore(url="s3://bucket/tonight", storage_options=SecretDict(s3.options())).asave(
+            "s3-test", overwrite=True
+        )
+        task_ids = sandbox.add_tasks([TaskPlan(seconds=0, media_type="image/png")] * 3)
+        report = await land_images(task_ids, "s3-test", poll=SOON)
+        again = await land_images(task_ids, "s3-test", poll=SOON)
+        stored = s3.client.list_objects_v2(Bucket="bucket")["Contents"]
+        [image] = report.outcomes[0].images
+        head = s3.client.head_object(Bucket="bucket", Key=image.path.removeprefix("s3://bucket/"))
+    assert {item["Key"] for item in stored} == {
+        f"tonight/{task_id}.{kind}" for task_id in task_ids for kind in ("png", "json")
+    }
+    assert head["ContentType"] == "image/png"
+    assert again.counts["already_landed"] == 3
+    assert sandbox.stats().images_served == dict.fromkeys(task_ids, 1)
 
 
 async def test_no_credentials_says_how_to_make_them(
