@@ -116,7 +116,7 @@ def _row(outcome: LandingOutcome) -> dict[str, str | int | float]:
         "pixels": ", ".join(f"{image.width}×{image.height}" for image in outcome.images),
         "kB": round(sum(image.size for image in outcome.images) / 1000),
         "waited (s)": round(outcome.waited_seconds, 1),
-        "looks": outcome.polls,
+        "polls": outcome.polls,
     }
 
 

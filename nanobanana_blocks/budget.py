@@ -35,7 +35,8 @@ class RequestBudget:
     def allow(self, requests_per_second: float) -> None:
         """Set the rate allowed from now on."""
         if requests_per_second != self._allowed:
-            self._allowed = self._rate = requests_per_second
+            self._rate *= requests_per_second / self._allowed
+            self._allowed = requests_per_second
 
     async def acquire(self) -> None:
         """Wait for this request's turn."""

@@ -11,11 +11,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 from pydantic import SecretStr
 from rich.console import Console
@@ -123,7 +124,9 @@ def demo(
 @app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8378,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8378,
     speed: Annotated[
         float, typer.Option(help="How many times faster than the service it generates.")
     ] = 1.0,
@@ -144,9 +147,11 @@ def sandbox(
 def land(
     task_ids: TaskIds,
     to: Annotated[str, typer.Option("--to", help="Folder or fsspec URL for the images.")],
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each task.")] = 900.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds to wait for each task.")
+    ] = 900.0,
     requests_per_second: Annotated[
-        float, typer.Option(min=0.01, help="Request budget of all waits together.")
+        float, typer.Option(min=0.01, max=1000, help="Request budget of all waits together.")
     ] = 20.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Land again what has landed already.")
@@ -163,7 +168,7 @@ def land(
     async def run() -> LandingReport:
         async with (
             await _client(credentials) as client,
-            aclosing(await Destination.open(to)) as destination,
+            await Destination.open(to) as destination,
             open_landing(
                 _read_ids(task_ids),
                 client,
@@ -199,20 +204,29 @@ def status(
     The JSON holds the temporary image URLs; the lines do not.
     """
 
-    async def run() -> list[TaskDetails]:
+    async def run() -> list[TaskDetails | BaseException]:
         ids = check_task_ids(_read_ids(task_ids))
         async with await _client(credentials) as client:
-            return await asyncio.gather(*(client.get_task_details(task_id) for task_id in ids))
+            looks = (client.get_task_details(task_id) for task_id in ids)
+            return await asyncio.gather(*looks, return_exceptions=True)
 
     with _ending_well():
-        found = asyncio.run(run())
+        answers = asyncio.run(run())
+        found = [answer for answer in answers if isinstance(answer, TaskDetails)]
         if as_json:
             typer.echo(json.dumps([details.model_dump(mode="json") for details in found], indent=2))
         else:
             for details in found:
                 reason = f"  {details.error_message}" if details.error_message else ""
                 typer.echo(f"{details.task_id}  {details.status.name}{reason}")
+        failures = {str(answer): answer for answer in answers if isinstance(answer, BaseException)}
+        for failure in failures.values():
+            if not isinstance(failure, NanoBananaError):
+                raise failure
+            _tell_error(failure)
         statuses = {details.status for details in found}
+        if failures:
+            raise typer.Exit(Exit.ERROR)
         if statuses & {TaskStatus.CREATE_TASK_FAILED, TaskStatus.GENERATE_FAILED}:
             raise typer.Exit(Exit.NOT_ALL)
         if TaskStatus.GENERATING in statuses:
@@ -226,7 +240,9 @@ def callbacks(
         typer.Option(help="How the service reaches this receiver, such as https://host/folder."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8379,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8379,
     to: Annotated[
         str | None,
         typer.Option(
@@ -252,7 +268,11 @@ def callbacks(
     from nanobanana_blocks.pending import Announcer
 
     with _ending_well():
-        block = asyncio.run(load_credentials(credentials)) if credentials else None
+        block = (
+            asyncio.run(load_credentials(credentials, or_environment=False))
+            if credentials
+            else None
+        )
         serve_callbacks(
             host,
             port,
@@ -275,9 +295,10 @@ def save_key(
 
     The key is asked for, or taken from NANOBANANA_API_KEY where that is set.
     """
-    from nanobanana_blocks.credentials import NanoBananaCredentials
+    from nanobanana_blocks.credentials import NanoBananaCredentials, check_block_name
 
     with _ending_well():
+        check_block_name(name)
         block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
             api_key=SecretStr(typer.prompt("NanoBanana API key", hide_input=True)),
             base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
@@ -295,14 +316,19 @@ def _tell_outcome(outcome: LandingOutcome) -> None:
 
 
 def _read_ids(task_ids: list[str]) -> list[str]:
-    return sys.stdin.read().split() if task_ids == ["-"] else task_ids
+    if "-" not in task_ids:
+        return task_ids
+    if len(task_ids) > 1:
+        raise InvalidInput("- reads all ids from stdin: give either it or ids, not both")
+    return sys.stdin.read().split()
 
 
 async def _client(credentials: str | None) -> NanoBananaClient:
     if credentials:
         from nanobanana_blocks.credentials import load_credentials
 
-        return (await load_credentials(credentials)).get_client()
+        block = await load_credentials(credentials, or_environment=False)
+        return block.get_client()
     found = key_and_base_url_from_environment()
     if found is None:
         raise MissingCredentials(
@@ -318,17 +344,39 @@ def _forget_own_prefect(home: str) -> None:
     os.environ |= {"PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
 
 
+def _tell_error(error: object) -> None:
+    messages.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+
+
 @contextmanager
 def _ending_well() -> Iterator[None]:
     """Turn what can go wrong into one line and an exit code."""
     try:
         yield
     except NanoBananaError as error:
-        messages.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        _tell_error(error)
         raise typer.Exit(Exit.ERROR) from None
     except KeyboardInterrupt:
         messages.print("Interrupted. Nothing partial is left; running again goes on from here.")
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except Exception as error:
+        if not _is_prefects(error):
+            raise
+        from prefect.settings import PREFECT_API_URL
+
+        _tell_error(
+            f"Prefect's API ({PREFECT_API_URL.value() or 'a temporary server'}) is out of reach "
+            f"or refuses: {type(error).__name__}. Check PREFECT_API_URL, and that the server runs."
+        )
+        raise typer.Exit(Exit.ERROR) from None
+
+
+def _is_prefects(error: Exception) -> bool:
+    """Whether an error comes from talking to Prefect; all others of ours are NanoBananaErrors."""
+    return isinstance(error, httpx.HTTPError) or (
+        type(error).__module__.startswith("prefect.")
+        or (type(error) is RuntimeError and "Prefect API" in str(error))
+    )
 
 
 def main() -> None:

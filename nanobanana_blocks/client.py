@@ -14,13 +14,21 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any
 
+import anyio
 import httpx
 from pydantic import SecretStr
 
 from nanobanana_blocks import protocol
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.budget import RequestBudget
-from nanobanana_blocks.errors import APIError, InvalidInput, NetworkError, RateLimited
+from nanobanana_blocks.errors import (
+    APIError,
+    InvalidInput,
+    NanoBananaError,
+    NetworkError,
+    ProtocolError,
+    RateLimited,
+)
 from nanobanana_blocks.models import TaskDetails, check_task_id
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.waiting import TaskWaiter
@@ -38,7 +46,7 @@ class NanoBananaClient:
     Args:
         api_key: The API key.
         base_url: The API server. Plain http is accepted for this machine and private addresses.
-        timeout: Seconds without a byte after which a request is given up.
+        timeout: Seconds after which a request is given up.
         max_connections: Requests in flight at most; a few cost less CPU than many.
         budget: The request budget, to share one between clients.
 
@@ -77,6 +85,8 @@ class NanoBananaClient:
             # is cancelled before it has connected (seen with httpcore 1.0.9).
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_connections),
             follow_redirects=False,
+            # A proxy of the environment is for the world outside, not for a gateway close by.
+            trust_env=not is_private_host(httpx.URL(self.base_url).host),
         )
 
     def __repr__(self) -> str:
@@ -132,6 +142,8 @@ class NanoBananaClient:
 
     def waiter(self, poll: PollPolicy) -> TaskWaiter:
         """The one waiter of this client for a policy; it ends with the client."""
+        if self._http.is_closed:
+            raise NanoBananaError("the client is closed.")
         self.budget.allow(poll.requests_per_second)
         if poll not in self._waiters:
             self._waiters[poll] = TaskWaiter(
@@ -143,10 +155,12 @@ class NanoBananaClient:
         self, method: str, path: str, *, task_id: str | None = None, **arguments: Any
     ) -> Any:
         """Send one request within the budget and return the `data` of an answer that says yes."""
-        await self.budget.acquire()
         response, body = await self._exchange(method, path, task_id, arguments)
         try:
             data = protocol.read_envelope(response.status_code, body, task_id=task_id)
+        except ProtocolError as error:
+            error.args = (f"{self.base_url}: {error.message}",)
+            raise
         except APIError as error:
             error.retry_after = read_retry_after(response.headers.get("Retry-After"))
             if isinstance(error, RateLimited):
@@ -158,17 +172,19 @@ class NanoBananaClient:
     async def _exchange(
         self, method: str, path: str, task_id: str | None, arguments: dict[str, Any]
     ) -> tuple[httpx.Response, bytes]:
+        if self._http.is_closed:
+            raise NanoBananaError("the client is closed.", task_id=task_id)
+        body = bytearray()
         try:
-            async with (
-                self._in_flight,
-                self._http.stream(method, path, **arguments) as response,
-            ):
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > LARGEST_ANSWER:
-                        break
-        except httpx.TimeoutException:
+            async with self._in_flight:
+                await self.budget.acquire()
+                with anyio.fail_after(self._timeout):
+                    async with self._http.stream(method, path, **arguments) as response:
+                        async for chunk in response.aiter_bytes():
+                            body += chunk
+                            if len(body) > LARGEST_ANSWER:
+                                break
+        except (httpx.TimeoutException, TimeoutError):
             failure = f"no answer within {self._timeout:g} s"
         except httpx.HTTPError as error:
             failure = f"the connection failed ({type(error).__name__})"
@@ -193,11 +209,11 @@ def check_base_url(base_url: str) -> str:
         url = httpx.URL(base_url.strip())
     except (httpx.InvalidURL, AttributeError):
         url = httpx.URL("")
-    if url.scheme not in ("https", "http") or not url.host or url.userinfo or url.query:
-        raise InvalidInput(
-            "the base URL must be like https://api.nanobananaapi.ai, without user, password or "
-            "query"
-        )
+    port = url.port or 443
+    if url.scheme not in ("https", "http") or not url.host or not 0 < port < 65536:
+        raise InvalidInput("the base URL must be like https://api.nanobananaapi.ai")
+    if url.userinfo or url.query or url.fragment:
+        raise InvalidInput("the base URL must have no user, password, query or fragment")
     if url.scheme == "http" and not is_private_host(url.host):
         raise InvalidInput(f"the base URL must be https: the key would travel open to {url.host}")
     return str(url).rstrip("/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
@@ -11,7 +13,7 @@ from nanobanana_blocks.client import (
     NanoBananaClient,
     key_and_base_url_from_environment,
 )
-from nanobanana_blocks.errors import MissingCredentials
+from nanobanana_blocks.errors import InvalidInput, MissingCredentials
 
 LOGO_URL = (
     "https://raw.githubusercontent.com/nanobanana-blocks/nanobanana-blocks/main/docs/logo.png"
@@ -78,21 +80,34 @@ class NanoBananaCredentials(Block):
         return cls(api_key=found[0], base_url=found[1]) if found else None
 
 
-async def load_credentials(name: str) -> NanoBananaCredentials:
+BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def check_block_name(name: str) -> str:
+    """Return `name`, or raise `InvalidInput` if Prefect would not save a block under it."""
+    if not BLOCK_NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r:.80} cannot be a block's name: use lower case letters, digits and dashes"
+        )
+    return name
+
+
+async def load_credentials(name: str, *, or_environment: bool = True) -> NanoBananaCredentials:
     """The credentials saved under `name`; where none are, those of the environment.
 
     Raises:
-        MissingCredentials: There are neither; the message says how to make them.
+        MissingCredentials: There are none; the message says how to make them.
     """
     try:
         return await NanoBananaCredentials.aload(name)
     except ValueError as missing:
         if "Unable to find block document" not in str(missing):
             raise
-    found = NanoBananaCredentials.from_environment()
+    found = NanoBananaCredentials.from_environment() if or_environment else None
     if found is None:
+        unset = f", and {KEY_VARIABLE} is not set" if or_environment else ""
         raise MissingCredentials(
-            f"no NanoBananaCredentials block is saved as {name!r}, and {KEY_VARIABLE} is not set. "
+            f"no NanoBananaCredentials block is saved as {name!r}{unset}. "
             f"Save one with `nanobanana save-key {name}`."
         )
     return found

@@ -102,6 +102,8 @@ class EgressRules:
 
     def check_url(self, url: httpx.URL) -> None:
         """Raise `ForbiddenAddress` if the URL itself tells that it leads where it must not."""
+        if not _can_be_reached(url):
+            raise ForbiddenAddress(f"{shown(url)}: its host or port cannot be one.")
         schemes = ("https", "http") if self.reach is Reach.LOOPBACK else ("https",)
         if url.scheme not in schemes or not url.host:
             raise ForbiddenAddress(
@@ -172,7 +174,7 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
                 addresses = await self._resolver(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"no address of {host} in time") from None
-        except OSError:
+        except (OSError, UnicodeError):
             addresses = []
         if not addresses:
             raise httpcore.ConnectError(f"{host} has no address")
@@ -181,7 +183,16 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         return addresses
 
 
+def _can_be_reached(url: httpx.URL) -> bool:
+    try:
+        host = url.host.rstrip(".")
+    except UnicodeError:
+        return False
+    named = ":" in host or all(0 < len(label) < 64 for label in host.split("."))
+    return named and 0 < (url.port or 443) < 65536
+
+
 def shown(url: httpx.URL) -> str:
     """Host and path, which say enough in an error; a query may be a signature."""
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
-    return f"{url.host}{path}"[:150]
+    return f"{url.raw_host.decode('ascii', 'replace')}{path}"[:150]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from prefect.blocks.fields import SecretDict
 from prefect.runtime import deployment
 from pydantic import Field
 
-from nanobanana_blocks.credentials import DOCUMENTATION_URL, LOGO_URL
+from nanobanana_blocks.credentials import BLOCK_NAME, DOCUMENTATION_URL, LOGO_URL
 from nanobanana_blocks.errors import DestinationError, InvalidInput
 from nanobanana_blocks.storage import Destination
-
-BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class ImageStore(Block):
@@ -29,14 +26,12 @@ class ImageStore(Block):
     Example:
         Load a stored place and see what is in it:
         ```python
-        from contextlib import aclosing
-
         from nanobanana_blocks import ImageStore
 
         store = ImageStore.load("BLOCK_NAME")
 
         async def names() -> list[str]:
-            async with aclosing(await store.open()) as destination:
+            async with await store.open() as destination:
                 return sorted(await destination.list())
         ```
     """
@@ -79,14 +74,15 @@ async def load_store(destination: str) -> ImageStore:
     """
     if not isinstance(destination, str) or not destination.strip():
         raise InvalidInput("destination is blank: give a path, an fsspec URL or a block's name")
+    store = ImageStore(url=destination)
     if BLOCK_NAME.fullmatch(destination):
         try:
-            return await ImageStore.aload(destination)
+            store = await ImageStore.aload(destination)
         except ValueError as missing:
             if "Unable to find block document" not in str(missing):
                 raise
-    _refuse_temporary_folder(destination)
-    return ImageStore(url=destination)
+    _refuse_temporary_folder(store.url)
+    return store
 
 
 def _refuse_temporary_folder(destination: str) -> None:
@@ -97,7 +93,6 @@ def _refuse_temporary_folder(destination: str) -> None:
     is_worker_folder = here.name.endswith("prefect") and here.parent == Path(tempfile.gettempdir())
     if deployment.id and is_worker_folder:
         raise DestinationError(
-            f"no ImageStore block is saved as {destination!r}, and as a relative path it would be "
-            "deleted with the worker's temporary folder. Give an absolute path, an fsspec URL or a "
-            "block's name."
+            f"{destination!r} is a relative path, and would be deleted with the worker's temporary "
+            "folder. Give an absolute path, an fsspec URL, or the name of a saved ImageStore."
         )

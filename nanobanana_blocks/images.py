@@ -7,6 +7,7 @@ which URL to try, is done elsewhere.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import random
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -108,6 +110,18 @@ class Reservation:
     def release(self) -> None:
         """Give all bytes back; doing so again does nothing."""
         self.shrink(0)
+
+
+_fetching: ContextVar[bool] = ContextVar("fetching an image", default=False)
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Keep back what httpcore tells at DEBUG of our fetches: a redirect's target may be signed."""
+    return not (_fetching.get() and record.levelno <= logging.DEBUG)
+
+
+for _name in ("httpcore.connection", "httpcore.http11"):
+    logging.getLogger(_name).addFilter(_without_signatures)
 
 
 class ImageDownloader:
@@ -259,6 +273,7 @@ class ImageDownloader:
     async def _download(self, url: str, held: Reservation, limit: anyio.CancelScope) -> _Body:
         """Follow `url` to its image and return that, as it came."""
         target = _parsed(url)
+        _fetching.set(True)
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 self.rules.check_url(target)
@@ -274,6 +289,8 @@ class ImageDownloader:
             raise _TryAgain(
                 f"the connection to {shown(target)} failed ({type(error).__name__})."
             ) from None
+        finally:
+            _fetching.set(False)
         raise ImageUnavailable(f"{shown(target)}: more than {MOST_REDIRECTS} redirects.")
 
     @asynccontextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from prefect.blocks.abstract import JobRun
 
@@ -10,6 +12,8 @@ from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.models import TaskDetails, check_task_id
 from nanobanana_blocks.schedule import PollPolicy
+
+T = TypeVar("T")
 
 
 class NanoBananaTask(JobRun[TaskDetails]):
@@ -73,8 +77,16 @@ class NanoBananaTask(JobRun[TaskDetails]):
 
     def wait_for_completion(self) -> None:  # type: ignore[override]  # a true sync twin
         """Wait until the generation task has ended; see `await_for_completion`."""
-        asyncio.run(self.await_for_completion())
+        _run_without_loop(self.await_for_completion, "await_for_completion")
 
     def fetch_result(self) -> TaskDetails:  # type: ignore[override]  # a true sync twin
         """The details of the generation task; see `afetch_result`."""
-        return asyncio.run(self.afetch_result())
+        return _run_without_loop(self.afetch_result, "afetch_result")
+
+
+def _run_without_loop(method: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(method())
+    raise NanoBananaError(f"an event loop is running here: use `await {twin}()` instead.")

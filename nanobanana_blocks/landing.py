@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timezone
@@ -37,7 +38,7 @@ from nanobanana_blocks.models import (
     TaskDetails,
     check_task_ids,
 )
-from nanobanana_blocks.naming import image_name, receipt_name
+from nanobanana_blocks.naming import image_name, receipt_name, rival_task_id
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
 from nanobanana_blocks.verification import VerifiedImage
@@ -152,14 +153,17 @@ class Landing:
                 raise
             self.errors[task_id] = error
         except Exception as error:
-            logger.exception("Landing %s failed in a way that it should not", task_id)
+            _log_unforeseen(f"Landing {task_id}", error)
             self.errors[task_id] = NanoBananaError(
                 f"an unexpected {type(error).__name__}; the log has its trace.", task_id=task_id
             )
         outcome = attempt.outcome(self.errors.get(task_id))
         self.outcomes[task_id] = outcome
-        if self._on_outcome:
-            self._on_outcome(outcome)
+        try:
+            if self._on_outcome:
+                self._on_outcome(outcome)
+        except Exception as error:
+            _log_unforeseen(f"Telling of {task_id}", error)
         return outcome
 
     async def _attempt(self, attempt: _Attempt, *, wait: bool) -> None:
@@ -199,20 +203,21 @@ class Landing:
         name = receipt_name(task_id)
         if self._sizes is not None and name not in self._sizes:
             return None
-        data = await self.destination.read(name)
-        if data is None:
-            return None
-        try:
-            receipt = Receipt.model_validate_json(data)
-        except ValidationError:
-            return None
-        if receipt.task_id != task_id:
+        receipt = await self._read_receipt(name)
+        if receipt and receipt.task_id != task_id:
             raise DestinationError(
                 f"{self.destination.path_of(name)} is the receipt of another task, "
                 f"{receipt.task_id}. Land this one in another folder.",
                 task_id=task_id,
             )
         return receipt
+
+    async def _read_receipt(self, name: str) -> Receipt | None:
+        data = await self.destination.read(name)
+        try:
+            return Receipt.model_validate_json(data) if data else None
+        except ValidationError:
+            return None
 
     async def _is_whole(self, receipt: Receipt) -> bool:
         for image in receipt.images:
@@ -231,7 +236,7 @@ class Landing:
             async with AsyncExitStack() as bytes_held:
                 image, details = await self._fetch(details, index, bytes_held)
                 name = image_name(details.task_id, index, count, image.extension)
-                self._claim(name, details.task_id)
+                await self._claim(name, details.task_id, index, count)
                 await self.destination.publish(name, image.data, image.media_type)
             recorded.append(_record(name, image))
             attempt.images.append(self._located(recorded[-1]))
@@ -256,12 +261,17 @@ class Landing:
         )
         return receipt
 
-    def _claim(self, name: str, task_id: str) -> None:
-        """Refuse a name that another task of this run has: `a` with two images, and `a-1`."""
+    async def _claim(self, name: str, task_id: str, index: int, count: int) -> None:
+        """Refuse a file name that another task has, in this run or by an earlier receipt."""
         owner = self._claimed.setdefault(name, task_id)
+        rival = rival_task_id(task_id, index, count)
+        if owner == task_id and rival:
+            receipt = await self._read_receipt(receipt_name(rival))
+            if receipt and any(image.name == name for image in receipt.images):
+                owner = receipt.task_id
         if owner != task_id:
             raise DestinationError(
-                f"its file would be {name}, as one of task {owner}. Land it in another folder.",
+                f"its file would be {name}, which is task {owner}'s. Land it in another folder.",
                 task_id=task_id,
             )
 
@@ -350,6 +360,12 @@ class _Attempt:
             waited_seconds=self.waited_seconds,
             missing_images=max(0, self.asked_for - len(self.images)),
         )
+
+
+def _log_unforeseen(doing: str, error: Exception) -> None:
+    """Log where an error came from, but not its text, which may hold anything."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s met an unforeseen %s:\n%s", doing, type(error).__name__, trace)
 
 
 def _not_attempted(task_id: str) -> LandingOutcome:

@@ -202,8 +202,8 @@ class LandingOutcome(BaseModel):
             f"{image.path} ({image.width} × {image.height}, {image.size / 1000:,.0f} kB)"
             for image in self.images
         )
-        looks = "1 look" if self.polls == 1 else f"{self.polls} looks"
-        waited = f", done after {self.waited_seconds:.1f} s and {looks}" if self.polls else ""
+        polls = "1 poll" if self.polls == 1 else f"{self.polls} polls"
+        waited = f", done after {self.waited_seconds:.1f} s and {polls}" if self.polls else ""
         fewer = f", {self.missing_images} fewer than asked for" if self.missing_images else ""
         return f"{status}: {pictures}{waited}{fewer}"
 

@@ -1,7 +1,9 @@
 """What the files of a generation task are called; pure, and the only place that decides it.
 
 Task ids come from outside, so a name is never more than one path component and different ids never
-share one. The way back from a name to its id is the receipt, which states the id as it came.
+share a receipt's. Of two ids like ``a`` and ``a-1``, both may claim the image name ``a-1.png``:
+`rival_task_id` tells the other one. The way back from a name to its id is the receipt, which states
+the id as it came.
 """
 
 from __future__ import annotations
@@ -46,3 +48,11 @@ def image_name(task_id: str, index: int, count: int, extension: str) -> str:
 def receipt_name(task_id: str) -> str:
     """Return the file name of the receipt of `task_id`."""
     return f"{safe_name(task_id)}.json"
+
+
+def rival_task_id(task_id: str, index: int, count: int) -> str | None:
+    """Return the other id, if any, whose images may be named like image `index` of `count`."""
+    if count > 1:
+        return f"{task_id}-{index + 1}"
+    numbered = re.fullmatch(r"(.+)-[1-9][0-9]?", task_id)
+    return numbered[1] if numbered else None

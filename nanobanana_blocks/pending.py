@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ async def open_pending(store: ImageStore) -> AsyncIterator[PendingTasks]:
         DestinationError: The store cannot be written to.
     """
     beside = store.model_copy(update={"url": f"{store.url.rstrip('/')}/{FOLDER}"})
-    async with aclosing(await beside.open()) as folder:
+    async with await beside.open() as folder:
         await folder.check_writable()
         yield PendingTasks(folder)
 

@@ -207,6 +207,12 @@ class Destination:
         operation = partial(self._folder.delete, _component(name))
         await self._perform("delete from", operation, missing=None)
 
+    async def __aenter__(self) -> Destination:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Let go of threads and connections; operations under way are not waited for."""
         self._folder.close()

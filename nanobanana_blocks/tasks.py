@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prefect import State, Task, task
@@ -140,7 +140,7 @@ async def opening_landing(
     client = (await load_credentials(credentials)).get_client()
     async with (
         client,
-        aclosing(await store.open()) as place,
+        await store.open() as place,
         open_landing(
             task_ids,
             client,

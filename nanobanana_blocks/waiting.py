@@ -148,13 +148,16 @@ class TaskWaiter:
         return bool(watches)
 
     async def aclose(self) -> None:
-        """End all waits, as cancelled, and leave nothing running."""
+        """End all waits with an error, and leave nothing running."""
         running = [task for task in (self._dispatcher, *self._looks) if task]
         self._dispatcher = None
         for task in running:
             task.cancel()
         for watch in [w for watches in self._watches.values() for w in watches]:
-            watch._future.cancel()
+            self._fail(
+                watch,
+                NanoBananaError("the client was closed meanwhile.", task_id=watch.task_id),
+            )
         await asyncio.gather(*running, return_exceptions=True)
 
     def _forget(self, watch: Watch) -> None:
@@ -274,7 +277,7 @@ class TaskWaiter:
         watch._trouble = error
         watch._trouble_looks += 1
         lasted = now - watch._trouble_since
-        if not isinstance(error, (NetworkError, ProtocolError)):
+        if isinstance(error, APIError) and not isinstance(error, (NetworkError, ProtocolError)):
             self._heard = True
         if isinstance(error, UnknownTask):
             return lasted < NEW_TASK_GRACE_SECONDS

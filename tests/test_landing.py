@@ -282,15 +282,19 @@ async def test_somebody_elses_receipt_is_left_alone(sandbox: Sandbox, tmp_path: 
 async def test_ids_that_number_each_other_do_not_share_a_file(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Rule: two generation tasks never write the same file, even `t` with two images and `t-1`."""
+    """Rule: no task writes over another's file, as `t` with two images and `t-1` would."""
     plans = [
         TaskPlan(task_id="t", seconds=0, images=2, media_type="image/png"),
         TaskPlan(task_id="t-1", seconds=0, media_type="image/png"),
     ]
-    for task_id in sandbox.add_tasks(plans):
-        await land(sandbox, [task_id], tmp_path)
-    owned = [image.name for t in ("t", "t-1") for image in receipt_of(tmp_path, t).images]
-    assert len(set(owned)) == 3
+    sandbox.add_tasks(plans)
+    for folder, order in ((tmp_path / "a", ["t", "t-1"]), (tmp_path / "b", ["t-1", "t"])):
+        [first] = await land(sandbox, order[:1], folder)
+        before = [Path(image.path).read_bytes() for image in first.images]
+        [second] = await land(sandbox, order[1:], folder)
+        assert second.error
+        assert f"task {order[0]}'s" in second.error.message
+        assert [Path(image.path).read_bytes() for image in first.images] == before
 
 
 async def test_overwriting_leaves_nothing_of_before(sandbox: Sandbox, tmp_path: Path) -> None:

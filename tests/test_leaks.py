@@ -172,8 +172,10 @@ async def test_an_unexpected_error_leaks_nothing(
 ) -> None:
     """Rule: even a bug in what we build upon, whose text holds a URL, is told without it."""
 
+    text = f"https://h/i.png?Signature={SIGNATURE_MARK}"
+
     async def broken(*_: object, **__: object) -> None:
-        raise RuntimeError(f"https://h/i.png?Signature={SIGNATURE_MARK}")
+        raise RuntimeError(text)
 
     monkeypatch.setattr(ImageDownloader, "_fetch", broken)
     made = await land(sandbox, [sandbox.add_task(TaskPlan(seconds=0))], tmp_path)

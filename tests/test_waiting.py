@@ -285,7 +285,7 @@ def test_cancelled_wait_is_forgotten() -> None:
         other = waiter.watch("u", 100)
         await asyncio.sleep(0.01)
         await waiter.aclose()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(errors.NanoBananaError, match="closed"):
             await other.ended()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
