@@ -261,7 +261,7 @@ class TaskWaiter:
             asked = error.retry_after if isinstance(error, APIError) else None
             soon = isinstance(error, (UnknownTask, ImageUnavailable))
             longest = SHORT_BACKOFF_SECONDS if soon else LONGEST_BACKOFF_SECONDS
-            backoff = min(2.0 ** (watch._trouble_looks - 1), longest)
+            backoff = min(2.0 ** min(watch._trouble_looks - 1, 10), longest)
             now = asyncio.get_running_loop().time()
             return now + max(self._schedule.jittered(backoff), asked or 0.0)
         elif self._heard:
@@ -298,7 +298,7 @@ class TaskWaiter:
         self._fail(
             watch,
             WaitTimedOut(
-                f"still generating after {waited:.0f} s and {watch.polls} looks.{last} "
+                f"still generating after {waited:.0f} s and {watch.polls} polls.{last} "
                 "Running again picks it up.",
                 task_id=watch.task_id,
             ),

@@ -25,6 +25,7 @@ from nanobanana_blocks.callbacks.tokens import callback_url
 from nanobanana_blocks.client import is_private_host
 from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import MissingCredentials, NanoBananaError
+from nanobanana_blocks.listening import address_of, listen
 
 DEFAULT_PORT = 8379
 SECRET_VARIABLE = "NANOBANANA_CALLBACK_SECRET"  # noqa: S105  # a name, not a secret
@@ -69,8 +70,8 @@ def serve_callbacks(
     """
     secret = secret or callback_secret()
     receiver = make_app(secret, spool=spool, webhook_key=webhook_key, consumer=consumer)
-    with _listen(host, port) as listener:
-        url = callback_url(public_url or _address(listener), secret, job_key)
+    with listen(host, port, ReceiverStartError) as listener:
+        url = callback_url(public_url or address_of(listener), secret, job_key)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("nanobanana_blocks").setLevel(logging.INFO)
         server = uvicorn.Server(_configuration(receiver))
@@ -160,22 +161,3 @@ def _outliving_signals(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ReceiverStartError(
-            f"the receiver cannot listen on {host}:{port} ({error.strerror or error}); "
-            "choose another port"
-        ) from None
-    # Connections inherit it; without it, answers may wait for the peer's delayed acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

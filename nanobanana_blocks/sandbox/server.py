@@ -19,6 +19,7 @@ import typer
 import uvicorn
 
 from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.listening import address_of, listen
 from nanobanana_blocks.sandbox.app import SandboxApp
 from nanobanana_blocks.sandbox.exchange import BreakableProtocol
 from nanobanana_blocks.sandbox.settings import (
@@ -149,7 +150,7 @@ class Sandbox(SandboxControl):
     ) -> None:
         settings = settings or SandboxSettings()
         self._socket = _listen(host, port, allow_remote=allow_remote)
-        super().__init__(_address(self._socket), settings.api_key)
+        super().__init__(address_of(self._socket), settings.api_key)
         self._app = SandboxApp(settings, settings.public_url or self.base_url)
         config = uvicorn.Config(
             self._app,
@@ -250,18 +251,7 @@ def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
             f"the sandbox does not listen on {host!r}, which other machines can reach; "
             "use 127.0.0.1, or allow remote access explicitly"
         )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise SandboxStartError(
-            f"the sandbox cannot listen on {host}:{port}: {error.strerror or error}; "
-            "choose another port"
-        ) from None
-    # Connections inherit it. asyncio sets it only on sockets made otherwise, and without it
-    # every answer waits some 40 ms for the client's delayed acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    return listen(host, port, SandboxStartError)
 
 
 def _is_loopback(host: str) -> bool:
@@ -271,10 +261,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    if ipaddress.ip_address(host).is_unspecified:
-        host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
