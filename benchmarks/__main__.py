@@ -30,7 +30,6 @@ class Script(NamedTuple):
     name: str
     process: subprocess.Popen[str]
     output: IO[str] | None
-    started: float
 
     def ended_well(self) -> bool:
         """Wait for its end, have its output printed, and tell whether it did not crash."""
@@ -38,8 +37,8 @@ class Script(NamedTuple):
         if self.output:
             self.output.seek(0)
             shutil.copyfileobj(self.output, sys.stdout)
-        what = f"CRASHED (exit status {status}) after" if status else "took"
-        print(f"--- {self.name} {what} {time.monotonic() - self.started:.0f} s", flush=True)
+        if status:
+            print(f"--- {self.name} CRASHED (exit status {status})", flush=True)
         return status == 0
 
 
@@ -59,7 +58,7 @@ def started(
             text=True,
         )
         stack.enter_context(ending(process, END_SECONDS))
-        yield Script(name, process, output, time.monotonic())
+        yield Script(name, process, output)
 
 
 def announce(name: str) -> None:
@@ -111,10 +110,11 @@ def main() -> int:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     interrupt_on_sigterm()
+    began = time.monotonic()
     names = list(dict.fromkeys(options.names)) or list(NAMES)
     crashed = smoke_side_by_side(names) if options.smoke else run_in_turn(names)
-    if crashed:
-        print(f"\nCrashed: {', '.join(crashed)}")
+    print(f"\n{len(names)} benchmarks in {time.monotonic() - began:.0f} s", end="")
+    print(f"; crashed: {', '.join(crashed)}" if crashed else "")
     return 1 if crashed else 0
 
 

@@ -1,10 +1,23 @@
-"""The Prefect events that people hang automations on; emitting one never fails or delays a run."""
+"""The Prefect events that people hang automations on; telling them never fails or delays a run.
+
+Events go to Prefect's API in batches, which costs a fraction of Prefect's own `emit_event`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timezone
 from typing import Any
+from uuid import uuid4
 
-from prefect.events import emit_event
+import anyio
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events.related import related_resources_from_run_context
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
 
 from nanobanana_blocks.models import LandingOutcome, LandingStatus
 
@@ -12,6 +25,9 @@ CALLBACK_RECEIVED = "nanobanana.callback.received"
 IMAGE_LANDED = "nanobanana.image.landed"
 TASK_FAILED = "nanobanana.task.failed"
 
+BATCH = 100
+BATCH_SECONDS = 1.0
+LAST_BATCH_SECONDS = 10.0
 
 _RESOURCE = "nanobanana.task."
 
@@ -26,14 +42,75 @@ def task_id_of(resource_id: str) -> str:
     return resource_id.removeprefix(_RESOURCE)
 
 
-def emit_outcome(outcome: LandingOutcome) -> None:
-    """Emit one event for each image landed, or one for a failure that a re-run will not mend."""
+async def post_events(prefect: PrefectClient, events: list[dict[str, Any]]) -> None:
+    """Give events to Prefect's API and wait until it has taken them."""
+    (await prefect.request("POST", "/events", json=events)).raise_for_status()
+
+
+class OutcomeEvents:
+    """Tells Prefect of outcomes: an event for each image landed, and for each failure for good."""
+
+    def __init__(self, prefect: PrefectClient, related: list[dict[str, str]]) -> None:
+        self._prefect = prefect
+        self._related = related
+        self._waiting: list[dict[str, Any]] = []
+
+    def tell(self, outcome: LandingOutcome) -> None:
+        """Have an outcome told soon."""
+        self._waiting += [
+            {
+                "id": str(uuid4()),
+                "event": event,
+                "occurred": datetime.now(timezone.utc).isoformat(),
+                "resource": resource_of(outcome.task_id),
+                "related": self._related,
+                "payload": {"task_id": outcome.task_id, **payload},
+            }
+            for event, payload in _events_of(outcome)
+        ]
+
+    async def tell_now_and_then(self) -> None:
+        """Tell what has come together, about once a second, for ever."""
+        while True:
+            await anyio.sleep(BATCH_SECONDS)
+            await self.tell_waiting()
+
+    async def tell_waiting(self) -> None:
+        """Tell what has come together; what Prefect does not take now stays for the next time.
+
+        What is told again because its answer was lost has the same id, which Prefect knows then.
+        """
+        with suppress(PrefectException, httpx.HTTPError, OSError):
+            while batch := self._waiting[:BATCH]:
+                await post_events(self._prefect, batch)
+                del self._waiting[: len(batch)]
+
+    async def tell_the_last(self) -> None:
+        """Tell what is left, and log how much could not be told."""
+        with anyio.move_on_after(LAST_BATCH_SECONDS):
+            await self.tell_waiting()
+        if self._waiting:
+            get_run_logger().warning("Prefect did not take %s events", len(self._waiting))
+
+
+@asynccontextmanager
+async def telling_outcomes() -> AsyncIterator[OutcomeEvents]:
+    """Tell Prefect of outcomes for as long as the context lasts; the last ones at its end."""
+    async with get_client() as prefect:
+        related = await related_resources_from_run_context(prefect)
+        outcomes = OutcomeEvents(prefect, [dict(resource) for resource in related])
+        teller = asyncio.create_task(outcomes.tell_now_and_then())
+        try:
+            yield outcomes
+        finally:
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
+            await outcomes.tell_the_last()
+
+
+def _events_of(outcome: LandingOutcome) -> Iterator[tuple[str, dict[str, Any]]]:
     if outcome.status is LandingStatus.LANDED:
         for image in outcome.images:
-            _emit(IMAGE_LANDED, outcome.task_id, image.model_dump())
+            yield IMAGE_LANDED, image.model_dump()
     elif outcome.status is LandingStatus.FAILED and outcome.error and not outcome.error.retryable:
-        _emit(TASK_FAILED, outcome.task_id, outcome.error.model_dump())
-
-
-def _emit(event: str, task_id: str, payload: dict[str, Any]) -> None:
-    emit_event(event=event, resource=resource_of(task_id), payload={"task_id": task_id, **payload})
+        yield TASK_FAILED, outcome.error.model_dump()

@@ -21,7 +21,7 @@ from prefect.tasks import exponential_backoff
 
 from nanobanana_blocks.credentials import load_credentials
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
-from nanobanana_blocks.events import emit_outcome
+from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
 from nanobanana_blocks.image_store import load_store
 from nanobanana_blocks.landing import Landing, open_landing
 from nanobanana_blocks.models import LandingOutcome, TaskDetails
@@ -141,6 +141,7 @@ async def opening_landing(
     async with (
         client,
         await store.open() as place,
+        telling_outcomes() as events,
         open_landing(
             task_ids,
             client,
@@ -149,7 +150,7 @@ async def opening_landing(
             poll=poll,
             overwrite=overwrite,
             keep_prompts=store.keep_prompts,
-            on_outcome=_Storyteller(task_ids),
+            on_outcome=_Storyteller(task_ids, events),
         ) as landing,
     ):
         yield landing
@@ -224,13 +225,14 @@ class _Storyteller:
     A small batch has a task run for each, whose end is logged anyway.
     """
 
-    def __init__(self, task_ids: list[str]) -> None:
+    def __init__(self, task_ids: list[str], events: OutcomeEvents) -> None:
+        self._events = events
         self._total = len(set(task_ids))
         self._settled = 0
         self._warnings = 0
 
     def __call__(self, outcome: LandingOutcome) -> None:
-        emit_outcome(outcome)
+        self._events.tell(outcome)
         self._settled += 1
         if self._total <= TASK_RUN_EACH:
             return

@@ -1,10 +1,13 @@
 """The main flow against a real Prefect server and a real API sandbox."""
 
+import asyncio
 import base64
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from PIL import Image
@@ -18,6 +21,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.exceptions import ParameterTypeError
 from pydantic import SecretStr
 
@@ -230,6 +235,39 @@ async def test_lands_in_s3_by_a_block(sandbox: Sandbox) -> None:
     assert head["ContentType"] == "image/png"
     assert again.counts["already_landed"] == 3
     assert sandbox.stats().images_served == dict.fromkeys(task_ids, 1)
+
+
+async def test_events_tell_what_automations_need(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Each image landed, and each failure for good, is an event of its task and of the run."""
+    landed = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0, images=2))
+    failed = sandbox.add_task(
+        TaskPlan(task_id=uuid4().hex, seconds=0, outcome="generate-failed", error_message="No")
+    )
+    late = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=None))
+    await land_images(
+        [landed, failed, late], str(tmp_path), timeout=0.2, poll=SOON, allow_partial=True
+    )
+    run = await last_run()
+    names = EventFilter(event=EventNameFilter(prefix=["nanobanana."]))
+    found: list[Event] = []
+    async with get_client() as client:
+        for _ in range(100):
+            answer = await client.request(
+                "POST", "/events/filter", json={"filter": names.model_dump(mode="json")}
+            )
+            found = [Event.model_validate(event) for event in answer.json()["events"]]
+            ours = [event for event in found if event.payload["task_id"] in {landed, failed, late}]
+            if len(ours) == 3:
+                break
+            await asyncio.sleep(0.1)
+    told = Counter((event.event, event.payload["task_id"]) for event in ours)
+    assert told == {
+        ("nanobanana.image.landed", landed): 2,
+        ("nanobanana.task.failed", failed): 1,
+    }
+    for event in ours:
+        assert event.resource.id == f"nanobanana.task.{event.payload['task_id']}"
+        assert f"prefect.flow-run.{run.id}" in {related.id for related in event.related}
 
 
 async def test_no_credentials_says_how_to_make_them(

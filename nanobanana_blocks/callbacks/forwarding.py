@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 
 from nanobanana_blocks.callbacks.spool import ReceivedCallback, Spool, Spooled
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.events import CALLBACK_RECEIVED, resource_of
+from nanobanana_blocks.events import CALLBACK_RECEIVED, post_events, resource_of
 
 BATCH = 100
 EVENTS_PER_SECOND = 200.0
@@ -99,8 +99,7 @@ class PrefectEvents:
     async def _post(self, events: list[dict[str, Any]]) -> None:
         if self._client is None:
             self._client = await self._connections.enter_async_context(get_client())
-        answer = await self._client.request("POST", "/events", json=events)
-        answer.raise_for_status()
+        await post_events(self._client, events)
 
 
 class ConsumerCalls:
