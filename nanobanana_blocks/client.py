@@ -39,6 +39,9 @@ BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 LARGEST_ANSWER = 1 << 20
 
+IDLE_CONNECTIONS = 4
+"""Connections kept open between requests; httpcore looks at each of them for every request."""
+
 
 class NanoBananaClient:
     """Asks the API about generation tasks; an async context manager.
@@ -83,7 +86,7 @@ class NanoBananaClient:
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
             # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
             # is cancelled before it has connected (seen with httpcore 1.0.9).
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_connections),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS),
             follow_redirects=False,
             # A proxy of the environment is for the world outside, not for a gateway close by.
             trust_env=not is_private_host(httpx.URL(self.base_url).host),

@@ -41,6 +41,9 @@ MEBIBYTE = 2**20
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 MOST_REDIRECTS = 5
 
+IDLE_CONNECTIONS = 4
+"""Connections kept open between images; httpcore looks at each of them for every request."""
+
 
 class ByteBudget:
     """A number of bytes shared by all who hold some, given out first come, first served."""
@@ -195,7 +198,7 @@ class ImageDownloader:
             # The semaphore limits them. The pool's own limit would for ever count a connection
             # whose request was cancelled just before it connected (seen with httpcore 1.0.9).
             max_connections=None,
-            max_keepalive_connections=self._connections,
+            max_keepalive_connections=IDLE_CONNECTIONS,
             keepalive_expiry=5.0,
             network_backend=self._network,
         )

@@ -50,7 +50,8 @@ FEW_TASKS = 20
 """Up to so many receipts are asked for one by one; for more, the destination is listed once."""
 
 MOST_THUMBNAILS = 48
-STARTED_AT_ONCE = 100
+STARTED_AT_ONCE = 25
+"""After so many tasks begun, others have a turn on the event loop."""
 
 FRESH_URL_SECONDS = 3.0
 """How long to wait before a URL that the API has just given again is tried once more."""
@@ -126,11 +127,13 @@ class Landing:
                 running.append(asyncio.create_task(self.land(task_id, wait=wait)))
                 if number % STARTED_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            await asyncio.gather(*running)
-        finally:
             for landing in running:
+                await landing
+        finally:
+            unfinished = [landing for landing in running if not landing.done()]
+            for landing in unfinished:
                 landing.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def land(self, task_id: str, *, wait: bool = True) -> LandingOutcome:
         """Land one generation task; what goes wrong with it is told by the outcome.

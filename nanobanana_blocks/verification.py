@@ -71,7 +71,10 @@ def verify_image(data: bytes, *, max_pixels: int, thumbnail: bool = False) -> Ve
         # them into errors is not safe under threads; they concern metadata, or a size that is
         # compared below.
         image = Image.open(BytesIO(data), formats=[known.name])
-        _check_pixels(image, max_pixels)
+        size = image.size
+        _check_pixels(size, max_pixels)
+        # All data of a JPEG is decoded at any scale; only fewer pixels are computed from it.
+        image.draft(None, (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         image.load()
     except ImageError:
         raise
@@ -82,17 +85,18 @@ def verify_image(data: bytes, *, max_pixels: int, thumbnail: bool = False) -> Ve
         data=data,
         media_type=known.media_type,
         extension=known.extension,
-        width=image.width,
-        height=image.height,
+        width=size[0],
+        height=size[1],
         sha256=hashlib.sha256(data).hexdigest(),
         thumbnail=_thumbnail(image) if thumbnail else None,
     )
 
 
-def _check_pixels(image: Image.Image, most: int) -> None:
-    if image.width * image.height > most:
+def _check_pixels(size: tuple[int, int], most: int) -> None:
+    width, height = size
+    if width * height > most:
         raise ImageRejected(
-            f"the image has {image.width:,} × {image.height:,} pixels, more than {most:,} in all."
+            f"the image has {width:,} × {height:,} pixels, more than {most:,} in all."
         )
 
 
