@@ -11,7 +11,7 @@ help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(READY) ## Set up and show all of it on this machine: API sandbox, Prefect, images on disk
-	$(BIN)/nanobanana demo
+	@$(BIN)/nanobanana demo
 
 test: $(DEV_READY) ## Set up and run the tests
 	$(BIN)/python -m pytest
@@ -42,12 +42,12 @@ INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versio
 
 $(READY): requirements.txt pyproject.toml
 	@echo "Setting up .venv; this takes about a minute …"
-	$(PYTHON) -m venv .venv
-	$(INSTALL) --require-hashes --requirement requirements.txt
-	$(INSTALL) --editable .
-	touch $@
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --require-hashes --requirement requirements.txt
+	@$(INSTALL) --editable .
+	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(READY)
 	@echo "Adding what the tests need; this takes about a minute …"
-	$(INSTALL) --require-hashes --requirement requirements-dev.txt
-	touch $@
+	@$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@

@@ -30,11 +30,11 @@ from typing import Any
 import httpx
 
 from benchmarks.polling import goal
+from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
 from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.demo import own_prefect
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings, TaskPlan
 
 START_SECONDS = 20.0
@@ -150,7 +150,7 @@ def main() -> None:
     print("Waking: callbacks and a waiting flow, with a real Prefect server and receiver")
     with (
         tempfile.TemporaryDirectory(prefix="nanobanana-waking-") as temporary,
-        own_prefect(Path(temporary)) as environment,
+        prefect_server() as environment,
         sandbox_process(SandboxSettings(image_bytes=60_000)) as sandbox,
         receiver(Path(temporary), environment) as address,
     ):

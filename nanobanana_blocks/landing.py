@@ -7,10 +7,11 @@ written after its images, so a run killed at any moment is continued by running 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 
 from pydantic import ValidationError
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 FEW_TASKS = 20
 """Up to so many receipts are asked for one by one; for more, the destination is listed once."""
 
+MANY_TASKS = 1000
 MOST_THUMBNAILS = 48
 STARTED_AT_ONCE = 25
 """After so many tasks begun, others have a turn on the event loop."""
@@ -96,6 +98,8 @@ class Landing:
         self._on_outcome = on_outcome
         self._sizes: dict[str, int] | None = None
         self._claimed: dict[str, str] = {}
+        self._count = len(set(task_ids))
+        self._begun = 0
 
     @property
     def unique_task_ids(self) -> list[str]:
@@ -146,6 +150,9 @@ class Landing:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
+        self._begun += 1
+        if self._begun == self._count >= MANY_TASKS:
+            gc.freeze()
         attempt = _Attempt(task_id)
         self.errors.pop(task_id, None)
         try:
@@ -365,6 +372,23 @@ class _Attempt:
         )
 
 
+@contextmanager
+def _collecting_less_garbage(task_ids: list[str]) -> Iterator[None]:
+    """Spare many waits the full garbage collections, each of which stops the event loop.
+
+    They would look through all modules and all waits, which stay anyway: once before the waits are
+    begun, and once more when all are, what is there is put aside. At the end it is taken back.
+    """
+    if len(task_ids) < MANY_TASKS:
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _log_unforeseen(doing: str, error: Exception) -> None:
     """Log where an error came from, but not its text, which may hold anything."""
     trace = "".join(traceback.format_tb(error.__traceback__))
@@ -433,4 +457,5 @@ async def open_landing(
             on_outcome=on_outcome,
         )
         await landing.survey()
-        yield landing
+        with _collecting_less_garbage(landing.unique_task_ids):
+            yield landing

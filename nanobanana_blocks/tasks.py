@@ -7,7 +7,6 @@ one: at 4 ms of CPU a run, one for every image would cost as much as landing it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -176,9 +175,6 @@ async def land_in_task_runs(landing: Landing) -> None:
             _land_group(start + 1, task_ids[start : start + size], landing, return_state=True)
             for start in starts
         ]
-        # A full garbage collection stops the event loop. What is there now will stay: look at it no
-        # more, now that thousands of waits come on top.
-        gc.freeze()
     started: list[asyncio.Task[State[Any]]] = []
     for run in runs:
         started.append(asyncio.create_task(run))

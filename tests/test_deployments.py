@@ -1,12 +1,17 @@
 """`prefect.yaml` says only what Prefect understands, and a worker runs what it deploys."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 from prefect import get_client
@@ -16,9 +21,13 @@ from prefect.cli.deploy._models import (
     PrefectYamlModel,
     WorkPoolConfig,
 )
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel
 
+from nanobanana_blocks import ImageStore
+from nanobanana_blocks.events import CALLBACK_RECEIVED, resource_of
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 
 PROJECT = Path(__file__).parent.parent
@@ -73,23 +82,61 @@ def test_parameters_exist_and_are_described(deployment: dict[str, Any]) -> None:
             assert schema["description"].endswith("."), name
 
 
-async def test_a_worker_runs_the_deployment(
-    prefect_api: str, sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """Deployed without a question asked, the flow runs under a process worker and lands."""
-    task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
+@pytest.fixture
+def deployed(prefect_api: str, sandbox: Sandbox) -> Iterator[dict[str, str]]:
+    """Deploy everything without a question asked; give the environment of its workers."""
     environment = {
         "PREFECT_API_URL": prefect_api,
         "NANOBANANA_API_KEY": sandbox.api_key,
         "NANOBANANA_BASE_URL": sandbox.base_url,
     }
-    prefect("work-pool", "create", "nanobanana", "--type", "process", **environment)
+    prefect("work-pool", "create", "nanobanana", "--type", "process", "--overwrite", **environment)
     prefect("deploy", "--all", **environment)
-    parameters = json.dumps({"task_ids": task_ids, "destination": str(tmp_path)})
-    prefect("deployment", "run", "land-images/on-demand", "--params", parameters, **environment)
-    prefect("worker", "start", "--pool", "nanobanana", "--run-once", **environment)
+    yield environment
+    for automation in httpx.post(f"{prefect_api}/automations/filter", json={}).json():
+        httpx.delete(f"{prefect_api}/automations/{automation['id']}").raise_for_status()
+
+
+async def runs_of(task_id: str) -> list[FlowRun]:
     async with get_client() as client:
-        [run] = await client.read_flow_runs(limit=1)
+        runs = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    return [run for run in runs if run.parameters.get("task_ids") == [task_id]]
+
+
+async def test_a_worker_runs_the_deployment(
+    deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Started with parameters, the deployed flow runs under a process worker and lands."""
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+    parameters = json.dumps({"task_ids": [task_id], "destination": str(tmp_path)})
+    prefect("deployment", "run", "land-images/on-demand", "--params", parameters, **deployed)
+    prefect("worker", "start", "--pool", "nanobanana", "--run-once", **deployed)
+    [run] = await runs_of(task_id)
     assert run.state
     assert run.state.is_completed(), run.state
-    assert {path.stem for path in tmp_path.glob("*.json")} == set(task_ids)
+    assert (tmp_path / f"{task_id}.json").exists()
+
+
+async def test_a_callback_starts_a_run(
+    prefect_api: str, deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The event of a callback starts a run of its task, its parameters of the right types."""
+    await ImageStore(url=str(tmp_path)).asave("images", overwrite=True)
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+    event = {
+        "id": str(uuid4()),
+        "event": CALLBACK_RECEIVED,
+        "resource": resource_of(task_id),
+        "occurred": datetime.now(timezone.utc).isoformat(),
+        "payload": {"task_id": task_id},
+    }
+    httpx.post(f"{prefect_api}/events", json=[event]).raise_for_status()
+    for _ in range(300):
+        if await runs_of(task_id):
+            break
+        await asyncio.sleep(0.1)
+    prefect("worker", "start", "--pool", "nanobanana", "--run-once", **deployed)
+    [run] = await runs_of(task_id)
+    assert run.state
+    assert run.state.is_completed(), run.state
+    assert (tmp_path / f"{task_id}.json").exists()
