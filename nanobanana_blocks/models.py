@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum, IntEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, computed_field
 
 from nanobanana_blocks.errors import (
     GenerationFailed,
@@ -208,11 +208,28 @@ class LandingOutcome(BaseModel):
         return f"{status}: {pictures}{waited}{fewer}"
 
 
+_OUTCOMES = TypeAdapter(list[LandingOutcome])
+
+
 class LandingReport(BaseModel):
-    """What became of all generation tasks of a run, in the order asked."""
+    """What became of all generation tasks of a run, in the order asked.
+
+    The outcomes are no field: Prefect walks through every field of what a flow returns, which would
+    stop the event loop for a second for 10,000 of them.
+    """
 
     destination: str
-    outcomes: list[LandingOutcome]
+    _outcomes: list[LandingOutcome] = PrivateAttr()
+
+    def __init__(self, *, destination: str, outcomes: list[LandingOutcome], **_: Any) -> None:
+        super().__init__(destination=destination)
+        self._outcomes = _OUTCOMES.validate_python(outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def outcomes(self) -> list[LandingOutcome]:
+        """What became of each generation task."""
+        return self._outcomes
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
