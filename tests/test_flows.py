@@ -287,6 +287,7 @@ async def test_composable_tasks(sandbox: Sandbox, tmp_path: Path) -> None:
     outcome = await tasks.land_task(task_id, str(tmp_path), poll=SOON)
     assert outcome.in_storage
     failed = sandbox.add_task(TaskPlan(seconds=0, outcome="generate-failed"))
-    for task in (tasks.wait_for_task, tasks.land_task):
-        with pytest.raises(errors.GenerationFailed):
-            await task(failed)
+    with pytest.raises(errors.GenerationFailed):
+        await tasks.wait_for_task(failed)
+    with pytest.raises(errors.GenerationFailed):
+        await tasks.land_task(failed, str(tmp_path))
