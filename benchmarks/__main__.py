@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 
-NAMES = ("polling", "cost", "scale", "imports", "callbacks", "waking")
+NAMES = ("polling", "cost", "scale", "imports", "callbacks", "waking", "manifest")
 NEED_PREFECT = frozenset({"cost", "scale", "waking"})
 END_SECONDS = 30.0
 

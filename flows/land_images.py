@@ -59,7 +59,8 @@ async def land_images(
     async with opening_landing(
         task_ids, destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
     ) as landing:
-        async with showing_progress(landing), waking_on_callbacks(landing):
+        progress = showing_progress(landing.expected, lambda: len(landing.outcomes))
+        async with progress, waking_on_callbacks(landing):
             await land_in_task_runs(landing)
         report = landing.report()
         await publish_report(report, landing.thumbnails)

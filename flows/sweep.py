@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from nanobanana_blocks.artifacts import publish_report
+from nanobanana_blocks.awaited import open_awaited
 from nanobanana_blocks.image_store import load_store
 from nanobanana_blocks.models import LandingReport
-from nanobanana_blocks.pending import open_pending
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.tasks import land_what_is_done, opening_landing
 
@@ -21,15 +21,15 @@ async def sweep(
 ) -> LandingReport:
     """Ask once about every generation task that is still awaited, and land what is done.
 
-    A task is awaited from its announcement, by a batch or by its callback, until its receipt is
-    there or the service says that it failed. What is still generating is reported as timed out and
-    asked about again by the next sweep.
+    A task is awaited from its submit by a batch, or its callback, until its receipt is there or the
+    service says that it failed. What is still generating is reported as timed out and asked about
+    again by the next sweep.
 
     Args:
         destination: A path, an fsspec URL, or the name of a saved ImageStore block.
         credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
             NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
-        older_than: Seconds since its announcement, below which a task is left to others.
+        older_than: Seconds since its submit or callback, below which a task is left to others.
         poll: Of this, only the requests per second are used.
 
     Returns:
@@ -38,15 +38,14 @@ async def sweep(
     Raises:
         NanoBananaError: Something cannot be meant, is missing, or refuses.
     """
-    async with open_pending(await load_store(destination)) as pending:
-        awaited = [task.task_id for task in await pending.older_than(older_than)]
-        if not awaited:
+    async with open_awaited(await load_store(destination), older_than) as awaited:
+        if not awaited.names:
             return LandingReport(destination=destination, outcomes=[])
-        async with opening_landing(awaited, destination, credentials, poll=poll) as landing:
-            await land_what_is_done(landing)
+        task_ids = list(awaited.names)
+        async with opening_landing(task_ids, destination, credentials, poll=poll) as landing:
+            await land_what_is_done(landing, awaited.names)
             report = landing.report()
             await publish_report(report, landing.thumbnails)
         for outcome in report.outcomes:
-            if outcome.is_settled:
-                await pending.settle(outcome.task_id)
+            await awaited.settle(outcome, landing)
     return report

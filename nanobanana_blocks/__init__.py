@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.client import NanoBananaClient
+from nanobanana_blocks.generation import Generate2Request, GenerateProRequest, GenerateRequest
 from nanobanana_blocks.models import (
     LandedImage,
     LandingOutcome,
@@ -23,9 +24,12 @@ from nanobanana_blocks.schedule import PollPolicy
 if TYPE_CHECKING:
     from nanobanana_blocks.credentials import NanoBananaCredentials
     from nanobanana_blocks.image_store import ImageStore
-    from nanobanana_blocks.jobs import NanoBananaTask
+    from nanobanana_blocks.jobs import NanoBananaGeneration, NanoBananaTask
 
 __all__ = [
+    "Generate2Request",
+    "GenerateProRequest",
+    "GenerateRequest",
     "ImageStore",
     "LandedImage",
     "LandingOutcome",
@@ -33,6 +37,7 @@ __all__ = [
     "LandingStatus",
     "NanoBananaClient",
     "NanoBananaCredentials",
+    "NanoBananaGeneration",
     "NanoBananaTask",
     "PollPolicy",
     "TaskDetails",
@@ -43,6 +48,7 @@ __all__ = [
 _NEEDS_PREFECT = {
     "ImageStore": "image_store",
     "NanoBananaCredentials": "credentials",
+    "NanoBananaGeneration": "jobs",
     "NanoBananaTask": "jobs",
 }
 

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import io
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
@@ -24,12 +24,12 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
-from nanobanana_blocks.landing import Landing
-from nanobanana_blocks.models import LandingOutcome, LandingReport
+from nanobanana_blocks.models import BatchReport, LandingOutcome, LandingReport, RowOutcome
 
 PROGRESS_KEY = "nanobanana-progress"
 OUTCOMES_KEY = "nanobanana-outcomes"
 CONTACT_SHEET_KEY = "nanobanana-contact-sheet"
+SUMMARY_KEY = "nanobanana-batch"
 
 PROGRESS_SECONDS = 2.0
 MOST_ROWS = 2000
@@ -39,9 +39,11 @@ SHEET_BYTES = 400_000
 
 
 @asynccontextmanager
-async def showing_progress(landing: Landing) -> AsyncIterator[None]:
-    """Keep a progress artifact up to date while the landing goes on."""
-    progress = _Progress(landing)
+async def showing_progress(
+    total: int, settled: Callable[[], int], what: str = "Generation tasks"
+) -> AsyncIterator[None]:
+    """Keep a progress artifact up to date while what `settled` counts approaches `total`."""
+    progress = _Progress(total, settled, what)
     follower = asyncio.create_task(progress.follow())
     try:
         yield
@@ -52,9 +54,10 @@ async def showing_progress(landing: Landing) -> AsyncIterator[None]:
 
 
 class _Progress:
-    def __init__(self, landing: Landing) -> None:
-        self._landing = landing
-        self._total = len(landing.unique_task_ids)
+    def __init__(self, total: int, settled: Callable[[], int], what: str) -> None:
+        self._total = total
+        self._settled = settled
+        self._what = what
         self._artifact: UUID | None = None
         self._shown = -1
 
@@ -64,7 +67,7 @@ class _Progress:
             await asyncio.sleep(PROGRESS_SECONDS)
 
     async def show(self) -> None:
-        done = len(self._landing.outcomes)
+        done = self._settled()
         if done == self._shown:
             return
         self._shown = done
@@ -74,7 +77,7 @@ class _Progress:
                 self._artifact = await acreate_progress_artifact(
                     percent,
                     key=PROGRESS_KEY,
-                    description=f"Generation tasks settled, of {self._total:,}.",
+                    description=f"{self._what} settled, of {self._total:,}.",
                 )
             else:
                 await aupdate_progress_artifact(self._artifact, percent)
@@ -98,6 +101,42 @@ async def publish_report(report: LandingReport, thumbnails: dict[str, bytes]) ->
             )
 
 
+async def publish_batch_report(report: BatchReport, thumbnails: dict[str, bytes]) -> None:
+    """Write the summary of a batch, and what `publish_report` writes."""
+    with _going_on_without("the summary of the batch"):
+        await acreate_markdown_artifact(
+            summary_of(report), key=SUMMARY_KEY, description=f"{report.describe()}."
+        )
+    await publish_report(report, thumbnails)
+
+
+def summary_of(report: BatchReport) -> str:
+    """A batch in a few lines of Markdown: what landed, what did not and why, what was spent."""
+    lines = [
+        f"# {report.describe()}",
+        "",
+        f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; "
+        f"{report.submitted:,} submitted by this run, for about {report.credits_estimated:,} "
+        "credits (estimated).",
+        "",
+    ]
+    if report.failures:
+        lines += ["| not landed | rows | for example |", "| --- | ---: | --- |"]
+        examples = {o.error.class_name: o for o in reversed(report.not_landed) if o.error}
+        for class_name, count in report.failures.items():
+            example = examples[class_name]
+            told = example.error.message if example.error else ""
+            shown = " ".join(told.replace("|", "\\|").split())
+            lines.append(f"| {class_name} | {count:,} | row {example.row}: {shown} |")
+        lines += ["", "Running again does only what is missing.", ""]
+    if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
+        lines.append(
+            f"{len(changed):,} rows have changed since they were submitted and were left as they "
+            f"are: {', '.join(map(str, changed[:20]))}{' …' if len(changed) > 20 else ''}."
+        )
+    return "\n".join(lines)
+
+
 def outcome_rows(report: LandingReport) -> list[dict[str, str | int | float]]:
     """The table of outcomes, what did not land first; `MOST_ROWS` at most."""
     ordered = sorted(report.outcomes, key=lambda outcome: outcome.in_storage)
@@ -108,7 +147,10 @@ def _row(outcome: LandingOutcome) -> dict[str, str | int | float]:
     happened = f"{outcome.error.class_name}: {outcome.error.message}" if outcome.error else ""
     if outcome.missing_images and not outcome.error:
         happened = f"{outcome.missing_images} images fewer than asked for"
-    return {
+    row: dict[str, str | int | float] = {}
+    if isinstance(outcome, RowOutcome):
+        row = {"row": outcome.row, "name": outcome.name or ""}
+    return row | {
         "status": outcome.status.value.replace("_", " "),
         "task": outcome.task_id,
         "what happened": happened,

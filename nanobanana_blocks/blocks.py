@@ -2,5 +2,6 @@
 
 from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.image_store import ImageStore
+from nanobanana_blocks.jobs import NanoBananaGeneration
 
-__all__ = ["ImageStore", "NanoBananaCredentials"]
+__all__ = ["ImageStore", "NanoBananaCredentials", "NanoBananaGeneration"]

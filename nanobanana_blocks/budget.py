@@ -32,6 +32,11 @@ class RequestBudget:
         """The rate in force, lower than the one allowed after a refusal."""
         return self._rate
 
+    @property
+    def pause_left(self) -> float:
+        """Seconds for which nobody may ask, after a refusal; otherwise 0."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
+
     def allow(self, requests_per_second: float) -> None:
         """Set the rate allowed from now on."""
         if requests_per_second != self._allowed:

@@ -233,6 +233,19 @@ def status(
             raise typer.Exit(Exit.STILL_GENERATING)
 
 
+@app.command("credits")
+def account_credits(credentials: CredentialsName = None, as_json: AsJson = False) -> None:
+    """Ask how many credits the account has left."""
+
+    async def run() -> int:
+        async with await _client(credentials) as client:
+            return await client.get_credits()
+
+    with _ending_well():
+        left = asyncio.run(run())
+        typer.echo(json.dumps({"credits": left}) if as_json else left)
+
+
 @app.command()
 def callbacks(
     public_url: Annotated[

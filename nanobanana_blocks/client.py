@@ -1,4 +1,4 @@
-"""The API over httpx: one connection pool, one request budget; what answers mean is `protocol`'s.
+"""The API over httpx: one connection pool, one account's pace; what answers mean is `protocol`'s.
 
 The key is sent to the base URL's host and nowhere else: redirects are not followed.
 """
@@ -9,10 +9,12 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import httpx
@@ -23,15 +25,21 @@ from nanobanana_blocks._version import __version__
 from nanobanana_blocks.budget import RequestBudget
 from nanobanana_blocks.errors import (
     APIError,
+    BadRequest,
     InvalidInput,
     NanoBananaError,
     NetworkError,
+    OutOfCredits,
     ProtocolError,
     RateLimited,
+    ServerError,
+    Unauthorized,
+    UnconfirmedSubmit,
 )
+from nanobanana_blocks.generation import GenerationRequest
 from nanobanana_blocks.models import TaskDetails, check_task_id
 from nanobanana_blocks.schedule import PollPolicy
-from nanobanana_blocks.waiting import TaskWaiter
+from nanobanana_blocks.waiting import TaskWaiter, check_timeout
 
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
@@ -42,16 +50,23 @@ LARGEST_ANSWER = 1 << 20
 IDLE_CONNECTIONS = 4
 """Connections kept open between requests; httpcore looks at each of them for every request."""
 
+FIRST_SUBMIT_PAUSE_SECONDS, LONGEST_SUBMIT_PAUSE_SECONDS = 1.0, 30.0
+"""Between tries to submit while no connection can be made; doubled each time."""
+
+SubmitInTurn = Callable[[GenerationRequest, "str | None", float], Awaitable[str]]
+"""Takes what to generate, the callback address, and for how many seconds to try."""
+
 
 class NanoBananaClient:
-    """Asks the API about generation tasks; an async context manager.
+    """Submits generation tasks and asks about them; an async context manager.
 
     Args:
         api_key: The API key.
         base_url: The API server. Plain http is accepted for this machine and private addresses.
         timeout: Seconds after which a request is given up.
         max_connections: Requests in flight at most; a few cost less CPU than many.
-        budget: The request budget, to share one between clients.
+        budget: The request budget, to share one between clients. Submits have a second one besides,
+            `submit_budget`: what is refused of them does not slow the looks down.
 
     Raises:
         InvalidInput: The key or the base URL cannot be meant.
@@ -76,14 +91,18 @@ class NanoBananaClient:
         self._key = _check_key(key)
         self.base_url = check_base_url(base_url)
         self.budget = budget or RequestBudget()
+        self.submit_budget = RequestBudget()
         self._timeout = timeout
         self._max_connections = max_connections
         self._in_flight = asyncio.Semaphore(max_connections)
+        # Submits are slow: the other half of the connections is kept for looks.
+        self._submitting = asyncio.Semaphore(max(1, max_connections // 2))
         self._waiters: dict[PollPolicy, TaskWaiter] = {}
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._key}", "User-Agent": USER_AGENT},
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
+            # A third each for TCP and TLS: what runs out while connecting was surely not sent.
+            timeout=httpx.Timeout(timeout, connect=min(timeout / 3, 10.0), pool=None),
             # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
             # is cancelled before it has connected (seen with httpcore 1.0.9).
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS),
@@ -143,6 +162,76 @@ class NanoBananaClient:
         """
         return await self.waiter(poll or PollPolicy()).watch(task_id, timeout).ended()
 
+    async def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        callback_url: str | None = None,
+        timeout: float = 120.0,
+    ) -> str:
+        """Submit a generation task, which costs credits, and return its id.
+
+        What cannot have created a task is tried again with growing pauses: a connection that was
+        not made, and a 429. Nothing else is: the API's documentation knows no idempotency key, so
+        a second submit may be paid for as well.
+
+        Args:
+            request: What to generate.
+            callback_url: Where the service is to post the outcome. Where the API wants an address
+                and none is given, it gets one that leads nowhere.
+            timeout: Seconds for which it is tried again, from the first try on.
+
+        Raises:
+            InvalidInput: A parameter cannot be meant; nothing was sent.
+            UnconfirmedSubmit: It is not known whether a task was created, and billed.
+            APIError: Another of its subclasses: no task was created.
+        """
+        async with self.turn_to_submit() as submit:
+            return await submit(request, callback_url, timeout)
+
+    @asynccontextmanager
+    async def turn_to_submit(self) -> AsyncIterator[SubmitInTurn]:
+        """Wait until a submit may be sent; what is given does what `submit` does, at once.
+
+        For those who must note, right before it, that they are about to submit.
+        """
+        async with self._submitting:
+            await self.submit_budget.acquire()
+            yield self._submit_in_turn
+
+    async def _submit_in_turn(
+        self, request: GenerationRequest, callback_url: str | None, timeout: float
+    ) -> str:
+        check_timeout(timeout)
+        body = request.body(callback_url)
+        path = protocol.SUBMIT[request.endpoint]
+        give_up_at = time.monotonic() + timeout
+        pause = FIRST_SUBMIT_PAUSE_SECONDS
+        while True:
+            try:
+                data = await self._ask("POST", path, limit=self.submit_budget, json=body)
+                return protocol.read_submitted(data)
+            except APIError as error:
+                if isinstance(error, RateLimited):
+                    wait = self.submit_budget.pause_left
+                elif isinstance(error, NetworkError) and not error.sent:
+                    wait = pause
+                    pause = min(pause * 2, LONGEST_SUBMIT_PAUSE_SECONDS)
+                else:
+                    _raise_outcome(error)
+                if time.monotonic() + wait > give_up_at:
+                    raise
+            await asyncio.sleep(wait)
+            await self.submit_budget.acquire()
+
+    async def get_credits(self) -> int:
+        """Ask how many credits the account has left, once.
+
+        Raises:
+            APIError: One of its subclasses; `retryable` tells whether asking again may help.
+        """
+        return protocol.read_credits(await self._ask("GET", protocol.CREDITS))
+
     def waiter(self, poll: PollPolicy) -> TaskWaiter:
         """The one waiter of this client for a policy; it ends with the client."""
         if self._http.is_closed:
@@ -155,9 +244,19 @@ class NanoBananaClient:
         return self._waiters[poll]
 
     async def _ask(
-        self, method: str, path: str, *, task_id: str | None = None, **arguments: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        task_id: str | None = None,
+        limit: RequestBudget | None = None,
+        **arguments: Any,
     ) -> Any:
-        """Send one request within the budget and return the `data` of an answer that says yes."""
+        """Send one request within the budget and return the `data` of an answer that says yes.
+
+        `limit` is the budget that learns whether the service minds; the ordinary one by default.
+        """
+        limit = limit or self.budget
         response, body = await self._exchange(method, path, task_id, arguments)
         try:
             data = protocol.read_envelope(response.status_code, body, task_id=task_id)
@@ -167,26 +266,30 @@ class NanoBananaClient:
         except APIError as error:
             error.retry_after = read_retry_after(response.headers.get("Retry-After"))
             if isinstance(error, RateLimited):
-                self.budget.refused(error.retry_after)
+                limit.refused(error.retry_after)
             raise
-        self.budget.answered()
+        limit.answered()
         return data
 
     async def _exchange(
         self, method: str, path: str, task_id: str | None, arguments: dict[str, Any]
     ) -> tuple[httpx.Response, bytes]:
-        if self._http.is_closed:
-            raise NanoBananaError("the client is closed.", task_id=task_id)
         body = bytearray()
+        sent = True
         try:
             async with self._in_flight:
                 await self.budget.acquire()
+                if self._http.is_closed:
+                    raise NanoBananaError("the client is closed.", task_id=task_id)
                 with anyio.fail_after(self._timeout):
                     async with self._http.stream(method, path, **arguments) as response:
                         async for chunk in response.aiter_bytes():
                             body += chunk
                             if len(body) > LARGEST_ANSWER:
                                 break
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            sent = False
+            failure = f"the connection failed ({type(error).__name__})"
         except (httpx.TimeoutException, TimeoutError):
             failure = f"no answer within {self._timeout:g} s"
         except httpx.HTTPError as error:
@@ -195,7 +298,21 @@ class NanoBananaClient:
             # An answer that echoes the request must not carry the key into an error's text.
             return response, bytes(body).replace(self._key.encode(), b"********")
         # Raised out here, so that no httpx exception, which holds the key, is its context.
-        raise NetworkError(f"{self.base_url}: {failure}.", task_id=task_id)
+        raise NetworkError(f"{self.base_url}: {failure}.", task_id=task_id, sent=sent)
+
+
+def _raise_outcome(error: APIError) -> NoReturn:
+    """Raise what is known of a submit: that the service said no, or that nothing is."""
+    is_maintenance = isinstance(error, ServerError) and 455 in (error.http_status, error.code)
+    if is_maintenance or isinstance(error, (Unauthorized, OutOfCredits, BadRequest)):
+        raise error
+    raise UnconfirmedSubmit(
+        f"{error.message} Whether a generation task was created, and billed, is not known. Compare "
+        "the account's credits before submitting it again: that may be paid for twice.",
+        http_status=error.http_status,
+        code=error.code,
+        retry_after=error.retry_after,
+    ) from None
 
 
 def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:

@@ -97,13 +97,29 @@ class ServerError(APIError):
 
 
 class NetworkError(APIError):
-    """Raised when no complete answer came: name, connection, TLS or time limit."""
+    """Raised when no complete answer came: name, connection, TLS or time limit.
+
+    Attributes:
+        sent: Whether the request may have reached the service; False: no connection was made.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, task_id: str | None = None, sent: bool = True) -> None:
+        super().__init__(message, task_id=task_id)
+        self.sent = sent
 
 
 class ProtocolError(APIError):
     """Raised when an answer is not what the API's documentation describes."""
+
+
+class UnconfirmedSubmit(APIError):
+    """Raised when it is not known whether a submit created, and billed, a generation task.
+
+    Not retryable: the API's documentation knows neither an idempotency key nor a way to cancel, so
+    submitting again may pay twice.
+    """
 
 
 class GenerationFailed(NanoBananaError):

@@ -30,6 +30,7 @@ BATCH_SECONDS = 1.0
 LAST_BATCH_SECONDS = 10.0
 
 _RESOURCE = "nanobanana.task."
+_JOB_RESOURCE = "nanobanana.job."
 
 
 def resource_of(task_id: str) -> dict[str, str]:
@@ -40,6 +41,16 @@ def resource_of(task_id: str) -> dict[str, str]:
 def task_id_of(resource_id: str) -> str:
     """The generation task that an event resource stands for."""
     return resource_id.removeprefix(_RESOURCE)
+
+
+def related_job(job_key: str) -> dict[str, str]:
+    """The related resource that stands for the submit whose callback an event is about."""
+    return {"prefect.resource.id": job_id_of(job_key), "prefect.resource.role": "nanobanana-job"}
+
+
+def job_id_of(job_key: str) -> str:
+    """The id of the resource that stands for a submit."""
+    return f"{_JOB_RESOURCE}{job_key}"
 
 
 async def post_events(prefect: PrefectClient, events: list[dict[str, Any]]) -> None:
@@ -109,6 +120,8 @@ async def telling_outcomes() -> AsyncIterator[OutcomeEvents]:
 
 
 def _events_of(outcome: LandingOutcome) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not outcome.task_id:
+        return
     if outcome.status is LandingStatus.LANDED:
         for image in outcome.images:
             yield IMAGE_LANDED, image.model_dump()

@@ -6,6 +6,7 @@ own (`num_images` and `numImages`) are both understood.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,10 +21,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from nanobanana_blocks.errors import InvalidInput
+
 NO_CALLBACK_URL = "https://no-callback.invalid/"
 """Sent where the API wants a callback address and there is none; `.invalid` never resolves."""
 
 LONGEST_PROMPT = 20_000
+LONGEST_URL = 8192
 
 Resolution = Literal["1K", "2K", "4K"]
 ImageSize = Literal["1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5", "21:9"]
@@ -33,7 +37,9 @@ TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
 """The API's own spelling."""
 
 Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
-ImageUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=8192)]
+ImageUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=LONGEST_URL)
+]
 
 CREDITS_BY_RESOLUTION = {"1K": 8, "2K": 12, "4K": 18}
 
@@ -48,10 +54,13 @@ class Endpoint(str, Enum):
 
 class _Request(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+        alias_generator=to_camel,
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
     )
 
-    endpoint: ClassVar[Endpoint]
     wants_callback_url: ClassVar[bool]
 
     prompt: Prompt = Field(description="What the image shall show.")
@@ -68,19 +77,29 @@ class _Request(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """The request in the API's words, without a callback address."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"endpoint"})
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
-        """What is sent; where the API wants a callback address and there is none, a dead one."""
-        address = callback_url or (NO_CALLBACK_URL if self.wants_callback_url else None)
+        """What is sent; where the API wants a callback address and there is none, a dead one.
+
+        Raises:
+            InvalidInput: `callback_url` cannot be one.
+        """
+        if callback_url is not None:
+            address: str | None = _check_callback_url(callback_url)
+        else:
+            address = NO_CALLBACK_URL if self.wants_callback_url else None
         return self.content() | ({"callBackUrl": address} if address else {})
 
 
 class GenerateRequest(_Request):
     """A request to `/generate`; about 4 credits (observed)."""
 
-    endpoint: ClassVar[Endpoint] = Endpoint.GENERATE
     wants_callback_url: ClassVar[bool] = True
+
+    endpoint: Literal[Endpoint.GENERATE] = Field(
+        default=Endpoint.GENERATE, description="Where it is submitted."
+    )
 
     image_urls: tuple[ImageUrl, ...] | None = Field(
         default=None, description="Images to work from."
@@ -114,8 +133,11 @@ class GenerateRequest(_Request):
 class GenerateProRequest(_Request):
     """A request to `/generate-pro`; assumed to cost what `/generate-2` does."""
 
-    endpoint: ClassVar[Endpoint] = Endpoint.GENERATE_PRO
     wants_callback_url: ClassVar[bool] = True
+
+    endpoint: Literal[Endpoint.GENERATE_PRO] = Field(
+        default=Endpoint.GENERATE_PRO, description="Where it is submitted."
+    )
 
     image_urls: tuple[ImageUrl, ...] | None = Field(
         default=None, max_length=8, description="Images to work from, 8 at most."
@@ -131,8 +153,11 @@ class GenerateProRequest(_Request):
 class Generate2Request(_Request):
     """A request to `/generate-2`; about 8, 12 or 18 credits at 1K, 2K or 4K (observed)."""
 
-    endpoint: ClassVar[Endpoint] = Endpoint.GENERATE_2
     wants_callback_url: ClassVar[bool] = False
+
+    endpoint: Literal[Endpoint.GENERATE_2] = Field(
+        default=Endpoint.GENERATE_2, description="Where it is submitted."
+    )
 
     prompt: Annotated[Prompt, StringConstraints(max_length=LONGEST_PROMPT)] = Field(
         description="What the image shall show, 20,000 characters at most."
@@ -157,5 +182,15 @@ class Generate2Request(_Request):
 GenerationRequest = GenerateRequest | GenerateProRequest | Generate2Request
 
 REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
-    model.endpoint: model for model in (GenerateRequest, GenerateProRequest, Generate2Request)
+    Endpoint.GENERATE: GenerateRequest,
+    Endpoint.GENERATE_PRO: GenerateProRequest,
+    Endpoint.GENERATE_2: Generate2Request,
 }
+
+
+def _check_callback_url(url: str) -> str:
+    """Return `url` or raise an error that does not repeat it: such addresses hold tokens."""
+    whole = re.fullmatch(r"https?://[^\s/?#]+\S*", url)
+    if not whole or not url.isprintable() or len(url) > LONGEST_URL:
+        raise InvalidInput("the callback URL must be like https://example.com/callbacks/…")
+    return url

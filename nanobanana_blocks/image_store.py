@@ -64,6 +64,10 @@ class ImageStore(Block):
         """
         return await Destination.open(self.url, self.storage_options.get_secret_value())
 
+    def beside(self, folder: str) -> ImageStore:
+        """The place `folder` inside this one, where what is kept about the images lies."""
+        return self.model_copy(update={"url": f"{self.url.rstrip('/')}/{folder}"})
+
 
 async def load_store(destination: str) -> ImageStore:
     """The place that a flow's `destination` means: a URL, a path, or a saved block's name.

@@ -1,4 +1,7 @@
-"""A generation task as Prefect's `JobRun`, for people who compose flows of their own."""
+"""A generation as Prefect's `JobBlock` and its task as a `JobRun`, for flows of people's own.
+
+Nothing here lands an image.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from prefect.blocks.abstract import JobRun
+from prefect.blocks.abstract import JobBlock, JobRun
+from pydantic import Field, SecretStr
+from pydantic.config import JsonDict
 
-from nanobanana_blocks.credentials import NanoBananaCredentials
+from nanobanana_blocks.credentials import DOCUMENTATION_URL, LOGO_URL, NanoBananaCredentials
 from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.generation import GenerationRequest
 from nanobanana_blocks.models import TaskDetails, check_task_id
 from nanobanana_blocks.schedule import PollPolicy
 
@@ -82,6 +88,91 @@ class NanoBananaTask(JobRun[TaskDetails]):
     def fetch_result(self) -> TaskDetails:  # type: ignore[override]  # a true sync twin
         """The details of the generation task; see `afetch_result`."""
         return _run_without_loop(self.afetch_result, "afetch_result")
+
+
+def _any_of(schema: JsonDict) -> None:
+    """Prefect's forms offer the choices of `anyOf`, and know no `oneOf`."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
+class NanoBananaGeneration(JobBlock[TaskDetails]):
+    """A request for images, to be submitted as often as it is triggered.
+
+    Every trigger submits one generation task, which costs credits. A submit of which it is not
+    known whether it was billed is never repeated; it raises `UnconfirmedSubmit`.
+
+    Attributes:
+        credentials: What reaches the API.
+        request: What to generate.
+        callback_url: Where the service is to post the outcome.
+        timeout: Seconds to wait at most for the generation task, once it is submitted.
+        poll: When to ask about it.
+
+    Example:
+        Load a stored generation, submit it and wait for its image:
+        ```python
+        from nanobanana_blocks import NanoBananaGeneration
+
+        generation = NanoBananaGeneration.load("BLOCK_NAME")
+        job = generation.trigger()
+        job.wait_for_completion()
+        print(job.fetch_result().result_urls)
+        ```
+    """
+
+    _block_type_name = "NanoBanana Generation"
+    _block_type_slug = "nanobanana-generation"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
+
+    credentials: NanoBananaCredentials = Field(
+        title="Credentials", description="The key to the API, whose account pays."
+    )
+    request: GenerationRequest = Field(
+        title="Request",
+        description="What to generate, in the words of one of the API's three submit endpoints.",
+        discriminator="endpoint",
+        json_schema_extra=_any_of,
+    )
+    callback_url: SecretStr = Field(
+        default=SecretStr(""),
+        title="Callback URL",
+        description="Where the service is to post the outcome, such as a callback receiver.",
+    )
+    timeout: float = Field(
+        default=900.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="Timeout",
+        description="Seconds to wait at most for the generation task, once it is submitted.",
+    )
+    poll: PollPolicy = Field(
+        default_factory=PollPolicy,
+        title="Poll Policy",
+        description="When to ask whether the generation task has ended.",
+    )
+
+    async def atrigger(self) -> NanoBananaTask:
+        """Submit the request once and return its generation task, not waited for.
+
+        Raises:
+            NanoBananaError: What `NanoBananaClient.submit` raises.
+        """
+        async with self.credentials.get_client() as client:
+            task_id = await client.submit(
+                self.request, callback_url=self.callback_url.get_secret_value() or None
+            )
+            self.logger.info(
+                "Submitted generation task %s to %s for about %d credits",
+                task_id,
+                self.request.endpoint.value,
+                self.request.estimated_credits,
+            )
+        return NanoBananaTask(task_id, self.credentials, timeout=self.timeout, poll=self.poll)
+
+    def trigger(self) -> NanoBananaTask:  # type: ignore[override]  # a true sync twin
+        """Submit the request once and return its generation task; see `atrigger`."""
+        return _run_without_loop(self.atrigger, "atrigger")
 
 
 def _run_without_loop(method: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:

@@ -10,7 +10,15 @@ import asyncio
 import gc
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 
@@ -39,7 +47,7 @@ from nanobanana_blocks.models import (
     TaskDetails,
     check_task_ids,
 )
-from nanobanana_blocks.naming import image_name, receipt_name, rival_task_id
+from nanobanana_blocks.naming import image_name, receipt_name, rival_stem
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
 from nanobanana_blocks.verification import VerifiedImage
@@ -64,6 +72,7 @@ class Landing:
 
     Attributes:
         task_ids: The generation tasks, in the order asked, repetitions included.
+        expected: How many tasks this run is about.
         outcomes: What became of each task so far.
         thumbnails: Small JPEGs of the first images landed in this run, by task id.
         errors: Why tasks did not land, by task id.
@@ -82,6 +91,7 @@ class Landing:
         overwrite: bool,
         keep_prompts: bool,
         on_outcome: Callable[[LandingOutcome], None] | None,
+        expecting: int,
     ) -> None:
         self.task_ids = task_ids
         self.destination = destination
@@ -98,7 +108,7 @@ class Landing:
         self._on_outcome = on_outcome
         self._sizes: dict[str, int] | None = None
         self._claimed: dict[str, str] = {}
-        self._count = len(set(task_ids))
+        self.expected = len(set(task_ids)) + expecting
         self._begun = 0
 
     @property
@@ -115,11 +125,17 @@ class Landing:
         return LandingReport(
             destination=self.destination.path,
             outcomes=[
-                self.outcomes.get(task_id) or _not_attempted(task_id) for task_id in self.task_ids
+                self.outcomes.get(task_id) or not_attempted(task_id) for task_id in self.task_ids
             ],
         )
 
-    async def land_each(self, task_ids: Iterable[str], *, wait: bool = True) -> None:
+    async def land_each(
+        self,
+        task_ids: Iterable[str],
+        *,
+        names: Mapping[str, str | None] | None = None,
+        wait: bool = True,
+    ) -> None:
         """Land many generation tasks side by side, as `land` does; `outcomes` tells how each ended.
 
         Raises:
@@ -128,7 +144,8 @@ class Landing:
         running: list[asyncio.Task[LandingOutcome]] = []
         try:
             for number, task_id in enumerate(task_ids, start=1):
-                running.append(asyncio.create_task(self.land(task_id, wait=wait)))
+                name = names.get(task_id) if names else None
+                running.append(asyncio.create_task(self.land(task_id, name=name, wait=wait)))
                 if number % STARTED_AT_ONCE == 0:
                     await asyncio.sleep(0)
             for landing in running:
@@ -139,11 +156,20 @@ class Landing:
                 landing.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
 
-    async def land(self, task_id: str, *, wait: bool = True) -> LandingOutcome:
+    async def land(
+        self,
+        task_id: str,
+        *,
+        name: str | None = None,
+        replaces: Collection[str] = (),
+        wait: bool = True,
+    ) -> LandingOutcome:
         """Land one generation task; what goes wrong with it is told by the outcome.
 
         Args:
             task_id: The generation task.
+            name: What its files are called, instead of after the task.
+            replaces: Tasks whose files of that name it may take the place of.
             wait: Wait for it to end; else record-info is asked once, and a task that has not
                 ended counts as timed out.
 
@@ -151,9 +177,9 @@ class Landing:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
         self._begun += 1
-        if self._begun == self._count >= MANY_TASKS:
+        if self._begun == self.expected >= MANY_TASKS:
             gc.freeze()
-        attempt = _Attempt(task_id)
+        attempt = _Attempt(task_id, name or task_id, replaces)
         self.errors.pop(task_id, None)
         try:
             await self._attempt(attempt, wait=wait)
@@ -163,7 +189,7 @@ class Landing:
                 raise
             self.errors[task_id] = error
         except Exception as error:
-            _log_unforeseen(f"Landing {task_id}", error)
+            log_unforeseen(f"Landing {task_id}", error)
             self.errors[task_id] = NanoBananaError(
                 f"an unexpected {type(error).__name__}; the log has its trace.", task_id=task_id
             )
@@ -173,13 +199,14 @@ class Landing:
             if self._on_outcome:
                 self._on_outcome(outcome)
         except Exception as error:
-            _log_unforeseen(f"Telling of {task_id}", error)
+            log_unforeseen(f"Telling of {task_id}", error)
         return outcome
 
     async def _attempt(self, attempt: _Attempt, *, wait: bool) -> None:
         task_id = attempt.task_id
-        earlier = await self._earlier_receipt(task_id)
-        if earlier and not self._overwrite and await self._is_whole(earlier):
+        earlier = await self._earlier_receipt(attempt)
+        replaced = earlier is not None and (self._overwrite or earlier.task_id != task_id)
+        if earlier and not replaced and await self._is_whole(earlier):
             attempt.already_landed = True
             attempt.images += [self._located(image) for image in earlier.images]
             attempt.asked_for = earlier.images_asked_for
@@ -206,19 +233,23 @@ class Landing:
 
     async def survey(self) -> None:
         """List the destination once, where that costs less than asking for each receipt."""
-        if len(self.task_ids) > FEW_TASKS:
+        if self.expected > FEW_TASKS:
             self._sizes = await self.destination.list()
 
-    async def _earlier_receipt(self, task_id: str) -> Receipt | None:
-        name = receipt_name(task_id)
+    async def receipt_of(self, stem: str) -> Receipt | None:
+        """The receipt beside the images of that stem, if there is one that can be read."""
+        name = receipt_name(stem)
         if self._sizes is not None and name not in self._sizes:
             return None
-        receipt = await self._read_receipt(name)
-        if receipt and receipt.task_id != task_id:
+        return await self._read_receipt(name)
+
+    async def _earlier_receipt(self, attempt: _Attempt) -> Receipt | None:
+        receipt = await self.receipt_of(attempt.stem)
+        if receipt and receipt.task_id not in (attempt.task_id, *attempt.replaces):
             raise DestinationError(
-                f"{self.destination.path_of(name)} is the receipt of another task, "
-                f"{receipt.task_id}. Land this one in another folder.",
-                task_id=task_id,
+                f"{self.destination.path_of(receipt_name(attempt.stem))} is the receipt of another "
+                f"task, {receipt.task_id}. Land this one in another folder.",
+                task_id=attempt.task_id,
             )
         return receipt
 
@@ -245,8 +276,8 @@ class Landing:
         for index in range(count):
             async with AsyncExitStack() as bytes_held:
                 image, details = await self._fetch(details, index, bytes_held)
-                name = image_name(details.task_id, index, count, image.extension)
-                await self._claim(name, details.task_id, index, count)
+                name = image_name(attempt.stem, index, count, image.extension)
+                await self._claim(name, attempt, index, count)
                 await self.destination.publish(name, image.data, image.media_type)
             recorded.append(_record(name, image))
             attempt.images.append(self._located(recorded[-1]))
@@ -267,14 +298,15 @@ class Landing:
         )
         text = receipt.model_dump_json(indent=2, exclude_none=True)
         await self.destination.publish(
-            receipt_name(details.task_id), text.encode(), "application/json"
+            receipt_name(attempt.stem), text.encode(), "application/json"
         )
         return receipt
 
-    async def _claim(self, name: str, task_id: str, index: int, count: int) -> None:
+    async def _claim(self, name: str, attempt: _Attempt, index: int, count: int) -> None:
         """Refuse a file name that another task has, in this run or by an earlier receipt."""
+        task_id = attempt.task_id
         owner = self._claimed.setdefault(name, task_id)
-        rival = rival_task_id(task_id, index, count)
+        rival = rival_stem(attempt.stem, index, count)
         if owner == task_id and rival:
             receipt = await self._read_receipt(receipt_name(rival))
             if receipt and any(image.name == name for image in receipt.images):
@@ -336,8 +368,10 @@ class Landing:
 class _Attempt:
     """One attempt to land a generation task, as far as it has come."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, stem: str, replaces: Collection[str]) -> None:
         self.task_id = task_id
+        self.stem = stem
+        self.replaces = replaces
         self.watch: Watch | None = None
         self.looks = 0
         self.already_landed = False
@@ -373,13 +407,13 @@ class _Attempt:
 
 
 @contextmanager
-def _collecting_less_garbage(task_ids: list[str]) -> Iterator[None]:
+def _collecting_less_garbage(tasks: int) -> Iterator[None]:
     """Spare many waits the full garbage collections, each of which stops the event loop.
 
     They would look through all modules and all waits, which stay anyway: once before the waits are
     begun, and once more when all are, what is there is put aside. At the end it is taken back.
     """
-    if len(task_ids) < MANY_TASKS:
+    if tasks < MANY_TASKS:
         yield
         return
     gc.freeze()
@@ -389,13 +423,14 @@ def _collecting_less_garbage(task_ids: list[str]) -> Iterator[None]:
         gc.unfreeze()
 
 
-def _log_unforeseen(doing: str, error: Exception) -> None:
+def log_unforeseen(doing: str, error: Exception) -> None:
     """Log where an error came from, but not its text, which may hold anything."""
     trace = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s met an unforeseen %s:\n%s", doing, type(error).__name__, trace)
 
 
-def _not_attempted(task_id: str) -> LandingOutcome:
+def not_attempted(task_id: str) -> LandingOutcome:
+    """What is told of a task that a run ended before."""
     error = NanoBananaError("it was not attempted; the log of the run says why.")
     return LandingOutcome(
         task_id=task_id, status=LandingStatus.FAILED, error=ErrorSummary.of(error)
@@ -415,7 +450,7 @@ def _record(name: str, image: VerifiedImage) -> ReceiptImage:
 
 @asynccontextmanager
 async def open_landing(
-    task_ids: Iterable[str],
+    task_ids: Sequence[str],
     client: NanoBananaClient,
     destination: Destination,
     *,
@@ -424,6 +459,7 @@ async def open_landing(
     overwrite: bool = False,
     keep_prompts: bool = False,
     on_outcome: Callable[[LandingOutcome], None] | None = None,
+    expecting: int = 0,
 ) -> AsyncIterator[Landing]:
     """Check everything that can be checked before any waiting, and give the run's `Landing`.
 
@@ -436,12 +472,13 @@ async def open_landing(
         overwrite: Land again what has a receipt already.
         keep_prompts: Write each task's prompt into its receipt.
         on_outcome: Told what became of each task, as soon as it is known.
+        expecting: How many tasks will be landed beside these, which are not known yet.
 
     Raises:
         InvalidInput: A task id or `timeout` cannot be meant.
         DestinationError: The destination cannot be written to.
     """
-    checked = check_task_ids(task_ids)
+    checked = check_task_ids(task_ids) if task_ids or not expecting else []
     check_timeout(timeout)
     await destination.check_writable()
     async with ImageDownloader(EgressRules.for_api(client.base_url)) as downloader:
@@ -455,7 +492,8 @@ async def open_landing(
             overwrite=overwrite,
             keep_prompts=keep_prompts,
             on_outcome=on_outcome,
+            expecting=expecting,
         )
         await landing.survey()
-        with _collecting_less_garbage(landing.unique_task_ids):
+        with _collecting_less_garbage(landing.expected):
             yield landing

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum, IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, computed_field
 
@@ -19,6 +19,8 @@ from nanobanana_blocks.errors import (
 )
 
 LONGEST_TASK_ID = 255
+
+Report = TypeVar("Report", bound="LandingReport")
 
 
 class TaskStatus(IntEnum):
@@ -184,6 +186,11 @@ class LandingOutcome(BaseModel):
     missing_images: int = 0
 
     @property
+    def label(self) -> str:
+        """What a person knows it by."""
+        return self.task_id
+
+    @property
     def in_storage(self) -> bool:
         return self.status in (LandingStatus.LANDED, LandingStatus.ALREADY_LANDED)
 
@@ -219,15 +226,15 @@ class LandingReport(BaseModel):
     """
 
     destination: str
-    _outcomes: list[LandingOutcome] = PrivateAttr()
+    _outcomes: Sequence[LandingOutcome] = PrivateAttr()
 
-    def __init__(self, *, destination: str, outcomes: list[LandingOutcome], **_: Any) -> None:
-        super().__init__(destination=destination)
+    def __init__(self, *, outcomes: Sequence[LandingOutcome], **fields: Any) -> None:
+        super().__init__(**fields)
         self._outcomes = _OUTCOMES.validate_python(outcomes)
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
-    def outcomes(self) -> list[LandingOutcome]:
+    def outcomes(self) -> Sequence[LandingOutcome]:
         """What became of each generation task."""
         return self._outcomes
 
@@ -239,7 +246,7 @@ class LandingReport(BaseModel):
         return {status.value: found[status.value] for status in LandingStatus}
 
     @property
-    def not_landed(self) -> list[LandingOutcome]:
+    def not_landed(self) -> Sequence[LandingOutcome]:
         return [outcome for outcome in self.outcomes if not outcome.in_storage]
 
     @property
@@ -252,18 +259,91 @@ class LandingReport(BaseModel):
         present = [f"{n} {status.replace('_', ' ')}" for status, n in self.counts.items() if n]
         return ", ".join(present) or "nothing to land"
 
-    def raise_unless_complete(self) -> LandingReport:
+    def raise_unless_complete(self: Report) -> Report:
         """Return itself, or raise `IncompleteLanding` naming the first tasks that did not land."""
         missing = self.not_landed
         if not missing:
             return self
-        named = [f"{outcome.task_id} {outcome.describe().rstrip('.')}" for outcome in missing[:3]]
+        named = [f"{outcome.label} {outcome.describe().rstrip('.')}" for outcome in missing[:3]]
         more = f"; and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         raise IncompleteLanding(
             f"{self.describe()}. {'; '.join(named)}{more}. "
             "Running again does only what is missing.",
             report=self,
         )
+
+
+class RowOutcome(LandingOutcome):
+    """What became of one row of a batch.
+
+    `task_id` is empty where nothing was submitted, or where it is not known whether anything was.
+    `submitted` tells whether this run has submitted it, at about `credits` credits; `changed`, that
+    its content is not that of its submit any more.
+    """
+
+    row: int
+    key: str
+    name: str | None = None
+    submitted: bool = False
+    credits: int = 0
+    changed: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"row {self.row} ({self.name or self.task_id or 'no task'})"
+
+
+_ROW_OUTCOMES = TypeAdapter(list[RowOutcome])
+
+
+class BatchReport(LandingReport):
+    """What became of the rows of a batch, in the order of its manifest; kept beside the images.
+
+    Times are UTC. `credits_estimated` is for what this run submitted; `credits_before` is what the
+    account had, where the API told. While `finished_at` is None, rows without an outcome are still
+    to come: `rows` counts them all.
+    """
+
+    manifest: str
+    rows: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+    credits_before: int | None = None
+    _outcomes: Sequence[RowOutcome] = PrivateAttr()
+
+    def __init__(self, *, outcomes: Sequence[RowOutcome], **fields: Any) -> None:
+        super().__init__(outcomes=(), **fields)
+        self._outcomes = _ROW_OUTCOMES.validate_python(outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def outcomes(self) -> Sequence[RowOutcome]:
+        """What became of each row."""
+        return self._outcomes
+
+    @property
+    def not_landed(self) -> list[RowOutcome]:
+        return [outcome for outcome in self.outcomes if not outcome.in_storage]
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def submitted(self) -> int:
+        """How many rows this run has submitted."""
+        return sum(outcome.submitted for outcome in self.outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def credits_estimated(self) -> int:
+        """About what this run's submits cost."""
+        return sum(outcome.credits for outcome in self.outcomes if outcome.submitted)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many rows did not land, by the class of their error."""
+        found = Counter(o.error.class_name for o in self.not_landed if o.error)
+        return dict(found.most_common())
 
 
 def check_task_id(task_id: object) -> str:

@@ -79,8 +79,7 @@ async def open_pending(store: ImageStore) -> AsyncIterator[PendingTasks]:
     Raises:
         DestinationError: The store cannot be written to.
     """
-    beside = store.model_copy(update={"url": f"{store.url.rstrip('/')}/{FOLDER}"})
-    async with await beside.open() as folder:
+    async with await store.beside(FOLDER).open() as folder:
         await folder.check_writable()
         yield PendingTasks(folder)
 

@@ -14,6 +14,7 @@ from typing import Any
 from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
+    InvalidInput,
     OutOfCredits,
     ProtocolError,
     RateLimited,
@@ -21,9 +22,12 @@ from nanobanana_blocks.errors import (
     Unauthorized,
     UnknownTask,
 )
-from nanobanana_blocks.models import TaskDetails, TaskStatus
+from nanobanana_blocks.generation import Endpoint
+from nanobanana_blocks.models import TaskDetails, TaskStatus, check_task_id
 
 RECORD_INFO = "/api/v1/nanobanana/record-info"
+CREDITS = "/api/v1/common/credit"
+SUBMIT = {endpoint: f"/api/v1/nanobanana/{endpoint.value}" for endpoint in Endpoint}
 
 SERVICE_TIMEZONE = timezone(timedelta(hours=8))
 """Observed, not documented: the API's naive times fit UTC+8."""
@@ -48,6 +52,32 @@ def read_task_details(data: Any, *, task_id: str) -> TaskDetails:
     if not isinstance(data, dict):
         raise ProtocolError(f"`data` is not an object: {_excerpt(data)!r}.", task_id=task_id)
     return _details(data, task_id=task_id)
+
+
+def read_submitted(data: Any) -> str:
+    """Read the `data` of a submit's answer that says yes: the id of the generation task.
+
+    Raises:
+        ProtocolError: It holds no `taskId` that can be asked about.
+    """
+    try:
+        return check_task_id(data.get("taskId") if isinstance(data, dict) else None)
+    except InvalidInput:
+        raise ProtocolError(
+            f"the answer to a submit holds no usable `taskId`: {_excerpt(data)!r}.", code=200
+        ) from None
+
+
+def read_credits(data: Any) -> int:
+    """Read the `data` of an answer about the account's credits.
+
+    Raises:
+        ProtocolError: It is not a whole number.
+    """
+    credits_left = _integer(data)
+    if credits_left is None:
+        raise ProtocolError(f"the credits are not a whole number: {_excerpt(data)!r}.", code=200)
+    return credits_left
 
 
 def read_callback(body: bytes) -> TaskDetails:
@@ -127,17 +157,20 @@ def _refusal(
         return OutOfCredits(
             f"the account has too few credits ({said}). Top up, then run again.", **where
         )
-    if verdict == 404 or (verdict == 422 and "recordinfo is null" in message.lower()):
+    is_unknown = verdict == 404 or (verdict == 422 and "recordinfo is null" in message.lower())
+    if is_unknown and task_id:
         return UnknownTask(
             f"the API does not know this task id ({said}). Check the id, and that the key belongs "
             "to the account that made it.",
             **where,
         )
-    if verdict in (400, 413, 422, 505):
+    if verdict in (400, 404, 413, 422, 505):
         return BadRequest(f"the API rejects the request ({said}).", **where)
     if verdict == 429:
         return RateLimited(
-            f"the API asks for fewer requests ({said}). Lower requests_per_second.", **where
+            f"the API asks for fewer requests ({said}). Lower requests_per_second, or try again "
+            "later.",
+            **where,
         )
     if verdict in (408, 455) or 500 <= verdict < 600:
         return ServerError(f"the API failed ({said}).", **where)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import exponential_backoff
 
+from nanobanana_blocks.account_budget import sharing_account_budget
 from nanobanana_blocks.credentials import load_credentials
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
@@ -26,6 +27,8 @@ from nanobanana_blocks.image_store import load_store
 from nanobanana_blocks.landing import Landing, open_landing
 from nanobanana_blocks.models import LandingOutcome, TaskDetails
 from nanobanana_blocks.schedule import PollPolicy
+
+T = TypeVar("T")
 
 TASK_RUN_EACH = 50
 """Batches of up to so many generation tasks get a Prefect task run for each."""
@@ -40,7 +43,7 @@ def may_succeed_later(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool
     return getattr(error, "retryable", False) and not isinstance(error, WaitTimedOut)
 
 
-_RETRIES: dict[str, Any] = {
+RETRIES: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
@@ -49,7 +52,7 @@ _RETRIES: dict[str, Any] = {
 }
 
 
-@task(task_run_name="look at {task_id}", **_RETRIES)
+@task(task_run_name="look at {task_id}", **RETRIES)
 async def get_task_details(task_id: str, credentials: str = "default") -> TaskDetails:
     """Ask record-info about one generation task, once.
 
@@ -65,7 +68,7 @@ async def get_task_details(task_id: str, credentials: str = "default") -> TaskDe
         return await client.get_task_details(task_id)
 
 
-@task(task_run_name="wait for {task_id}", **_RETRIES)
+@task(task_run_name="wait for {task_id}", **RETRIES)
 async def wait_for_task(
     task_id: str,
     credentials: str = "default",
@@ -90,7 +93,7 @@ async def wait_for_task(
         return (await client.wait_for_task(task_id, timeout, poll)).raise_for_status()
 
 
-@task(task_run_name="land {task_id}", **_RETRIES)
+@task(task_run_name="land {task_id}", **RETRIES)
 async def land_task(
     task_id: str,
     destination: str = "images",
@@ -150,8 +153,9 @@ async def opening_landing(
             poll=poll,
             overwrite=overwrite,
             keep_prompts=store.keep_prompts,
-            on_outcome=_Storyteller(task_ids, events),
+            on_outcome=Storyteller(len(set(task_ids)), events),
         ) as landing,
+        sharing_account_budget(credentials, client.budget),
     ):
         yield landing
 
@@ -169,28 +173,43 @@ async def land_in_task_runs(landing: Landing) -> None:
     if len(task_ids) <= TASK_RUN_EACH:
         runs: list[Any] = [_land_one(task_id, landing, return_state=True) for task_id in task_ids]
     else:
-        size = max(TASK_RUN_EACH, math.ceil(len(task_ids) / MOST_GROUPS))
-        starts = range(0, len(task_ids), size)
         runs = [
-            _land_group(start + 1, task_ids[start : start + size], landing, return_state=True)
-            for start in starts
+            _land_group(first, group, landing, return_state=True)
+            for first, group in in_groups(task_ids)
         ]
+    await run_side_by_side(runs)
+    if landing.stopped_by:
+        raise landing.stopped_by
+
+
+def in_groups(items: Sequence[T]) -> list[tuple[int, Sequence[T]]]:
+    """Split many items into groups for a Prefect task run each, with the number of each's first."""
+    size = max(TASK_RUN_EACH, math.ceil(len(items) / MOST_GROUPS))
+    return [(start + 1, items[start : start + size]) for start in range(0, len(items), size)]
+
+
+async def run_side_by_side(runs: Iterable[Coroutine[Any, Any, State[Any]]]) -> None:
+    """Run Prefect task runs at the same time."""
     started: list[asyncio.Task[State[Any]]] = []
     for run in runs:
         started.append(asyncio.create_task(run))
         await asyncio.sleep(0)  # starting a task run takes Prefect some 15 ms on the event loop
     await asyncio.gather(*started)
-    if landing.stopped_by:
-        raise landing.stopped_by
 
 
-async def land_what_is_done(landing: Landing) -> None:
+async def land_what_is_done(
+    landing: Landing, names: Mapping[str, str | None] | None = None
+) -> None:
     """Ask once about all tasks of a landing and land those that are done; log the others.
+
+    Args:
+        landing: The landing.
+        names: What the files of a task are called, where not after itself.
 
     Raises:
         NanoBananaError: What concerns the whole run, such as a refused key.
     """
-    await landing.land_each(landing.unique_task_ids, wait=False)
+    await landing.land_each(landing.unique_task_ids, names=names, wait=False)
     report = landing.report()
     logger = get_run_logger()
     logger.info("%s, in %s", report.describe(), report.destination)
@@ -198,7 +217,7 @@ async def land_what_is_done(landing: Landing) -> None:
         logger.warning("%s %s", outcome.task_id, outcome.describe())
 
 
-@task(name="land", task_run_name="land {task_id}", **_RETRIES)
+@task(name="land", task_run_name="land {task_id}", **RETRIES)
 async def _land_one(task_id: str, landing: Landing) -> State[Any]:
     try:
         outcome = await landing.land(task_id)
@@ -211,7 +230,7 @@ async def _land_one(task_id: str, landing: Landing) -> State[Any]:
 
 
 @task(name="land-group", task_run_name="land {first} and on", cache_policy=NO_CACHE)
-async def _land_group(first: int, task_ids: list[str], landing: Landing) -> State[Any]:
+async def _land_group(first: int, task_ids: Sequence[str], landing: Landing) -> State[Any]:
     try:
         await landing.land_each(task_ids)
     except NanoBananaError as error:
@@ -223,15 +242,15 @@ async def _land_group(first: int, task_ids: list[str], landing: Landing) -> Stat
     return Completed(message=f"{landed} in storage, {first} to {first + landed - 1}")
 
 
-class _Storyteller:
+class Storyteller:
     """Tells Prefect's events, and for large batches the log, what became of each task.
 
     A small batch has a task run for each, whose end is logged anyway.
     """
 
-    def __init__(self, task_ids: list[str], events: OutcomeEvents) -> None:
+    def __init__(self, total: int, events: OutcomeEvents) -> None:
         self._events = events
-        self._total = len(set(task_ids))
+        self._total = total
         self._settled = 0
         self._warnings = 0
 
@@ -242,6 +261,6 @@ class _Storyteller:
             return
         if not outcome.in_storage and self._warnings < MOST_WARNINGS:
             self._warnings += 1
-            get_run_logger().warning("%s %s", outcome.task_id, outcome.describe())
+            get_run_logger().warning("%s %s", outcome.label, outcome.describe())
         if self._settled % (self._total // 10) == 0:
             get_run_logger().info("%s of %s settled", f"{self._settled:,}", f"{self._total:,}")

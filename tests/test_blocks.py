@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import prefect.testing.standard_test_suites.blocks as standard_blocks
@@ -19,11 +20,15 @@ from prefect import flow
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.runtime import deployment
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from nanobanana_blocks import (
+    Generate2Request,
+    GenerateProRequest,
+    GenerateRequest,
     ImageStore,
     NanoBananaCredentials,
+    NanoBananaGeneration,
     NanoBananaTask,
     PollPolicy,
     TaskStatus,
@@ -31,8 +36,9 @@ from nanobanana_blocks import (
 )
 from nanobanana_blocks.client import DEFAULT_BASE_URL
 from nanobanana_blocks.credentials import load_credentials
+from nanobanana_blocks.generation import GenerationRequest
 from nanobanana_blocks.image_store import load_store
-from nanobanana_blocks.sandbox import Sandbox, TaskPlan
+from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 
 KEY = "k3y-0f-mine-123456"
 SECRET = "s3cr3t-access-key-654321"
@@ -51,6 +57,14 @@ def credentials() -> NanoBananaCredentials:
 
 def store() -> ImageStore:
     return ImageStore(url="s3://bucket/folder", storage_options=SecretDict(OPTIONS))
+
+
+def generation() -> NanoBananaGeneration:
+    return NanoBananaGeneration(
+        credentials=credentials(),
+        request=GenerateProRequest(prompt="a fig"),
+        callback_url=SecretStr(f"https://example.com/{SECRET}"),
+    )
 
 
 def unused_name() -> str:
@@ -83,10 +97,19 @@ class TestStoreFitsIn(_FitsIn):
         return ImageStore
 
 
+class TestGenerationFitsIn(_FitsIn):
+    """Rule: the generation block passes what Prefect asks of any block."""
+
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return NanoBananaGeneration
+
+
 def test_the_names_are_the_contracts() -> None:
     """Rule: slugs are what people wrote into their deployments, and never change."""
     assert NanoBananaCredentials.get_block_type_slug() == "nanobanana-credentials"
     assert ImageStore.get_block_type_slug() == "image-store"
+    assert NanoBananaGeneration.get_block_type_slug() == "nanobanana-generation"
     assert credentials().model_copy().base_url == "http://127.0.0.1:1"
     made = NanoBananaCredentials(api_key=SecretStr(KEY))
     assert made.base_url == DEFAULT_BASE_URL == "https://api.nanobananaapi.ai"
@@ -133,7 +156,7 @@ class TestSaving:
         assert SECRET not in listed.text
 
 
-@pytest.mark.parametrize("make", [credentials, store])
+@pytest.mark.parametrize("make", [credentials, store, generation])
 def test_secrets_are_masked(make: MakeBlock) -> None:
     """Rule: no way to show a block shows its secrets."""
     block = make()
@@ -146,12 +169,12 @@ def test_secrets_are_masked(make: MakeBlock) -> None:
 
 
 def test_blocks_are_registered_by_the_command(prefect_server: str) -> None:
-    """Rule: `prefect block register -m nanobanana_blocks` makes both block types known."""
+    """Rule: `prefect block register -m nanobanana_blocks` makes all block types known."""
     command = [sys.executable, "-m", "prefect", "block", "register", "-m", "nanobanana_blocks"]
     environment = os.environ | {"PREFECT_API_URL": prefect_server}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    for slug in ("nanobanana-credentials", "image-store"):
+    for slug in ("nanobanana-credentials", "image-store", "nanobanana-generation"):
         found = httpx.get(f"{prefect_server}/block_types/slug/{slug}", timeout=30)
         assert found.status_code == 200
         assert found.json()["logo_url"].endswith("logo.png")
@@ -340,8 +363,118 @@ def test_a_job_wants_an_id() -> None:
         NanoBananaTask(" ", credentials())
 
 
+# --- NanoBananaGeneration
+
+
+REQUESTS: list[GenerationRequest] = [
+    GenerateRequest(prompt="a fig"),
+    GenerateProRequest(prompt="a fig"),
+    Generate2Request(prompt="a fig", resolution="2K"),
+]
+
+
+def generation_at(
+    sandbox: Sandbox, request: GenerationRequest = REQUESTS[0], **fields: Any
+) -> NanoBananaGeneration:
+    block = NanoBananaCredentials(api_key=SecretStr(sandbox.api_key), base_url=sandbox.base_url)
+    sandbox.configure(submitted_task=TaskPlan(seconds=0.1))
+    return NanoBananaGeneration(credentials=block, request=request, poll=QUICK, **fields)
+
+
+def test_a_generation_without_an_event_loop(sandbox: Sandbox) -> None:
+    """Rule: the sync method submits once and gives the job of the new task."""
+    run = generation_at(sandbox).trigger()
+    assert [submit.task_id for submit in sandbox.submits()] == [run.task_id]
+    run.wait_for_completion()
+    assert run.fetch_result().status is TaskStatus.SUCCESS
+
+
+async def test_a_generation_in_async_code(sandbox: Sandbox) -> None:
+    """Rule: the async twin does the same, and waits no longer than the block says."""
+    run = await generation_at(sandbox, timeout=0.01).atrigger()
+    with pytest.raises(errors.WaitTimedOut):
+        await run.await_for_completion()
+    assert sandbox.stats().submits == 1
+
+
+async def test_each_trigger_is_a_generation_task_of_its_own(sandbox: Sandbox) -> None:
+    """Rule: to trigger again is to order again."""
+    block = generation_at(sandbox)
+    assert (await block.atrigger()).task_id != (await block.atrigger()).task_id
+    assert sandbox.stats().credits_spent == 8
+
+
+async def test_a_generation_with_a_callback_address(sandbox: Sandbox) -> None:
+    """Rule: the block's callback address, where it has one, is what the service is told."""
+    await generation_at(sandbox, callback_url=SecretStr("https://example.com/t0ken")).atrigger()
+    assert sandbox.submits()[0].body["callBackUrl"] == "https://example.com/t0ken"
+
+
+async def test_a_generation_whose_answer_is_lost(sandbox: Sandbox) -> None:
+    """Rule: a trigger never pays twice: what is not known is told."""
+    sandbox.add_fault(Fault(kind="drop", on="submit", takes_effect=True))
+    with pytest.raises(errors.UnconfirmedSubmit):
+        await generation_at(sandbox).atrigger()
+    assert sandbox.stats().submits == 1
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_sync_trigger_in_async_code(sandbox: Sandbox) -> None:
+    """Rule: it says what to do, before anything is submitted."""
+    with pytest.raises(errors.NanoBananaError, match="await atrigger"):
+        generation_at(sandbox).trigger()
+    assert sandbox.stats().requests == {}
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.endpoint.value)
+async def test_a_saved_generation_goes_to_its_endpoint(
+    sandbox: Sandbox, request_: GenerationRequest
+) -> None:
+    """Rule: what was saved is what is submitted: the same request, the same endpoint and price."""
+    name = unused_name()
+    await generation_at(sandbox, request_).asave(name)
+    loaded: NanoBananaGeneration = await NanoBananaGeneration.aload(name)
+    assert loaded.request == request_
+    assert (loaded.poll, loaded.timeout) == (QUICK, 900)
+    await loaded.atrigger()
+    [submit] = sandbox.submits()
+    assert (submit.endpoint, submit.credits) == (
+        request_.endpoint.value,
+        request_.estimated_credits,
+    )
+
+
+def test_a_request_must_say_its_endpoint() -> None:
+    """Rule: where a form leaves the endpoint out, none is guessed: they differ in price."""
+    with pytest.raises(ValidationError, match="endpoint"):
+        NanoBananaGeneration.model_validate(
+            {"credentials": credentials(), "request": {"prompt": "a fig"}}
+        )
+
+
+def test_the_form_offers_the_endpoints() -> None:
+    """Rule: Prefect's form lets people choose an endpoint, and every field has a description."""
+    schema = NanoBananaGeneration.model_json_schema()
+    offered = [choice["$ref"].split("/")[-1] for choice in schema["properties"]["request"]["anyOf"]]
+    assert offered == ["GenerateRequest", "GenerateProRequest", "Generate2Request"]
+    for name in offered:
+        for field in schema["definitions"][name]["properties"].values():
+            assert field["title"]
+            assert field["description"].endswith(".")
+
+
 def test_importing_the_package_starts_nothing() -> None:
     """Rule: `import nanobanana_blocks` runs no thread, no loop and no server."""
     program = "import threading, nanobanana_blocks; print(threading.active_count())"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert told.stdout.strip() == b"1"
+
+
+def test_requests_are_made_without_prefect() -> None:
+    """Rule: what needs no Prefect does not import it, for that takes seconds."""
+    program = (
+        "import sys, nanobanana_blocks as n; n.GenerateRequest; print('prefect' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert told.stdout.strip() == b"False"

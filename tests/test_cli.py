@@ -144,7 +144,15 @@ def nanobanana(command_server: subprocess.Popen[str], tmp_path: Path, sandbox: S
 def test_the_command_is_installed_and_explains_itself() -> None:
     """Rule: `nanobanana` alone is help, which tells of the key, the exit codes and each command."""
     told = subprocess.run([NANOBANANA, "--help"], capture_output=True, text=True, check=True)
-    for word in ("NANOBANANA_API_KEY", "Exit codes", "demo", "land", "status", "save-key"):
+    for word in (
+        "NANOBANANA_API_KEY",
+        "Exit codes",
+        "demo",
+        "land",
+        "status",
+        "credits",
+        "save-key",
+    ):
         assert word in told.stdout
 
 
@@ -312,6 +320,26 @@ def test_markup_in_what_the_service_says_is_only_text(
         assert "\x1b" not in said
 
 
+# --- credits
+
+
+def test_credits(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the number alone, or in JSON; asking costs nothing."""
+    sandbox.configure(credits=1234)
+    plain, as_json = nanobanana("credits"), nanobanana("credits", "--json")
+    assert (plain.code, plain.stdout, plain.stderr) == (0, "1234\n", "")
+    assert (as_json.code, as_json.json) == (0, {"credits": 1234})
+    assert sandbox.stats().requests == {"credit": 2}
+
+
+def test_credits_with_a_wrong_key(nanobanana: Command) -> None:
+    """Rule: a refused key is one line, exit code 1."""
+    result = nanobanana("credits", NANOBANANA_API_KEY="wr0ng-key")
+    assert (result.code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert "the API refused the key" in line
+
+
 # --- land
 
 
@@ -409,6 +437,8 @@ def test_save_key_and_use_it(nanobanana: Command, sandbox: Sandbox) -> None:
     used = nanobanana("status", task_id, "--credentials", name, "--json", NANOBANANA_API_KEY="")
     assert used.code == 0
     assert used.json[0]["task_id"] == task_id
+    left = nanobanana("credits", "--credentials", name, NANOBANANA_API_KEY="")
+    assert (left.code, left.stdout) == (0, "10000\n")
 
 
 @pytest.mark.parametrize("name", ["Not A Name", "a/b", "../x", "", "é"])

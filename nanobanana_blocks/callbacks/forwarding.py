@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 
 from nanobanana_blocks.callbacks.spool import ReceivedCallback, Spool, Spooled
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.events import CALLBACK_RECEIVED, post_events, resource_of
+from nanobanana_blocks.events import CALLBACK_RECEIVED, post_events, related_job, resource_of
 
 BATCH = 100
 EVENTS_PER_SECOND = 200.0
@@ -222,6 +222,7 @@ def event_of(callback: ReceivedCallback) -> dict[str, Any]:
         "event": CALLBACK_RECEIVED,
         "occurred": received_at,
         "resource": resource_of(callback.task_id),
+        "related": [related_job(callback.job_key)] if callback.job_key else [],
         "payload": {
             "task_id": callback.task_id,
             "status": callback.status.name,

@@ -1,0 +1,112 @@
+"""Which generation tasks of a place are still awaited, as its ledger and its pending tasks tell.
+
+It is what the sweep goes by; it asks the API nothing and lands nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+
+from nanobanana_blocks.image_store import ImageStore
+from nanobanana_blocks.landing import Landing
+from nanobanana_blocks.ledger import Entry, Ledger, State, failure_of, open_ledger
+from nanobanana_blocks.models import ErrorSummary, LandingOutcome
+from nanobanana_blocks.naming import receipt_name
+from nanobanana_blocks.pending import PendingTasks, open_pending
+from nanobanana_blocks.wakeups import reveal_from_kept_events
+
+
+class AwaitedTasks:
+    """What a place awaits; made by `open_awaited`.
+
+    Attributes:
+        names: The tasks that are awaited, each with what its files are called, where not after it.
+    """
+
+    def __init__(self, pending: PendingTasks, ledger: Ledger) -> None:
+        self.names: dict[str, str | None] = {}
+        self._pending = pending
+        self._ledger = ledger
+        self._entries: dict[str, Entry] = {}
+
+    async def find(self, in_storage: set[str], older_than: float) -> None:
+        """Find what is awaited for longer than `older_than` seconds.
+
+        Args:
+            in_storage: The names of the files in the place.
+            older_than: Seconds since the submit, or the announcement.
+        """
+        await self._ledger.load()
+        await self._recover(older_than)
+        self._entries = {e.task_id: e for e in self._ledger.entries() if e.task_id}
+        pending = [task.task_id for task in await self._pending.older_than(older_than)]
+        submitted = [
+            task_id
+            for task_id, entry in self._entries.items()
+            if entry.state is State.SUBMITTED
+            and entry.age_seconds >= older_than
+            and receipt_name(entry.name or task_id) not in in_storage
+        ]
+        self.names = {
+            task_id: entry.name if (entry := self._entries.get(task_id)) else None
+            for task_id in [*pending, *submitted]
+        }
+
+    async def settle(self, outcome: LandingOutcome, landing: Landing) -> None:
+        """Take note of what became of a task that was awaited.
+
+        Raises:
+            StorageError: It could not be noted.
+        """
+        if not outcome.is_settled:
+            return
+        error = landing.errors.get(outcome.task_id)
+        entry, failure = self._entries.get(outcome.task_id), failure_of(error)
+        if entry and error and failure:
+            await self._ledger.failed(entry, failure, ErrorSummary.of(error))
+        await self._pending.settle(outcome.task_id)
+
+    async def _recover(self, older_than: float) -> None:
+        """Find, by their callbacks, the tasks of submits whose answers were lost."""
+        unanswered = {
+            entry.job_key: entry
+            for entry in self._ledger.entries()
+            if entry.is_unanswered and entry.age_seconds >= older_than
+        }
+        if not unanswered:
+            return
+        told: dict[str, str] = {}
+        since = min(entry.intended_at for entry in unanswered.values())
+        try:
+            await reveal_from_kept_events(list(unanswered), since, told.setdefault)
+        except (PrefectException, httpx.HTTPError, OSError) as error:
+            get_run_logger().warning("Prefect's events cannot be read: %s", type(error).__name__)
+        for job_key, task_id in told.items():
+            await self._ledger.submitted(unanswered[job_key], task_id)
+        if lost := len(unanswered) - len(told):
+            get_run_logger().warning(
+                "Of %s rows it is not known whether they were submitted", f"{lost:,}"
+            )
+
+
+@asynccontextmanager
+async def open_awaited(store: ImageStore, older_than: float) -> AsyncIterator[AwaitedTasks]:
+    """Find what is awaited in a store for longer than `older_than` seconds.
+
+    Raises:
+        DestinationError: The store cannot be written to.
+        StorageError: The ledger cannot be read.
+    """
+    async with open_pending(store) as pending, open_ledger(store) as ledger:
+        awaited = AwaitedTasks(pending, ledger)
+        async with await store.open() as place:
+            await awaited.find(set(await place.list()), older_than)
+        try:
+            yield awaited
+        finally:
+            await ledger.summarise()

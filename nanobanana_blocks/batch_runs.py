@@ -1,0 +1,316 @@
+"""Batches as Prefect runs: from the names that a flow takes to the rows processed in task runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, datetime
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import httpx
+from prefect import State, task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanobanana_blocks.account_budget import sharing_account_budget
+from nanobanana_blocks.artifacts import showing_progress
+from nanobanana_blocks.batch import Batch, keeping_report
+from nanobanana_blocks.credentials import NanoBananaCredentials, load_credentials
+from nanobanana_blocks.errors import (
+    APIError,
+    InvalidInput,
+    NanoBananaError,
+    OutOfCredits,
+    Unauthorized,
+)
+from nanobanana_blocks.events import telling_outcomes
+from nanobanana_blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.landing import open_landing
+from nanobanana_blocks.ledger import Failure, open_ledger
+from nanobanana_blocks.locations import Location
+from nanobanana_blocks.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.models import LandingStatus
+from nanobanana_blocks.schedule import PollPolicy
+from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.tasks import (
+    RETRIES,
+    TASK_RUN_EACH,
+    Storyteller,
+    in_groups,
+    run_side_by_side,
+)
+from nanobanana_blocks.wakeups import reveal_from_kept_events, waking_on_callbacks
+
+
+class BatchJob(BaseModel):
+    """What a batch is told; `run_batch` describes each of these. `date` is written YYYY-MM-DD."""
+
+    model_config = ConfigDict(frozen=True)
+
+    manifest: str = Field(description="Path or fsspec URL of the manifest.")
+    destination: str = Field(description="Path, fsspec URL or the name of an ImageStore block.")
+    credentials: str = Field(description="Name of a NanoBananaCredentials block.")
+    defaults: RowDefaults = Field(description="Options of rows that do not give them.")
+    retry: tuple[Failure, ...] = Field(description="Kinds of failures to submit again.")
+    receiver_url: str | None = Field(description="Public URL of the callback receiver.")
+    timeout: float = Field(description="Seconds to wait for each generation task.")
+    in_flight: int = Field(ge=1, description="Rows under way at a time, in each run.")
+    poll: PollPolicy = Field(description="When to ask the API.")
+    date: str = Field(description="What {date} stands for.")
+
+    def dated(self, text: str) -> str:
+        """The text with the batch's date in the place of ``{date}``."""
+        return text.replace("{date}", self.date)
+
+
+class Shard(BaseModel):
+    """The part of a batch that one of its child runs does: every `of`-th row, from `number` on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = Field(ge=1, description="Which part, from 1.")
+    of: int = Field(ge=1, description="How many parts there are.")
+    manifest_digest: str = Field(description="SHA-256 of the manifest that was split.")
+    batch: str = Field(description="What tells this parent run from all others.")
+
+    @property
+    def report_name(self) -> str:
+        """What the report of this part is called."""
+        return f"{self.batch}-{self.number}.json"
+
+    def rows_of(self, manifest: Manifest) -> Sequence[Row]:
+        """The rows of this part.
+
+        Raises:
+            InvalidInput: The manifest is not the one that was split.
+        """
+        if manifest.digest != self.manifest_digest:
+            raise InvalidInput("the manifest has changed since the batch was begun: run it again")
+        return manifest.rows[self.number - 1 :: self.of]
+
+
+def date_of_run(given: date | None, timezone: str) -> str:
+    """The date of a batch: the one given, or that of the run's scheduled start."""
+    if given:
+        return given.isoformat()
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise InvalidInput(f"timezone {timezone!r:.60} is not known: write Europe/Berlin") from None
+    scheduled: datetime = flow_run.scheduled_start_time
+    return scheduled.astimezone(zone).date().isoformat()
+
+
+@asynccontextmanager
+async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncIterator[Batch]:
+    """Check all that can be checked of a batch, or of one part of it, and give it to be processed.
+
+    Raises:
+        InvalidManifest: The manifest cannot be meant; every problem is named.
+        NanoBananaError: Something else cannot be meant, is missing, or refuses; nothing was begun.
+    """
+    block = await load_credentials(job.credentials)
+    callback_url = _callback_url(job, block)
+    store = await dated_store(job)
+    manifest_url = job.dated(job.manifest)
+    manifest = await read_manifest(
+        manifest_url,
+        defaults=job.defaults,
+        storage_options=_options_for(manifest_url, store),
+    )
+    rows = shard.rows_of(manifest) if shard else manifest.rows
+    async with (
+        block.get_client() as client,
+        await store.open() as place,
+        open_ledger(store) as ledger,
+        telling_outcomes() as events,
+        open_landing(
+            (),
+            client,
+            place,
+            timeout=job.timeout,
+            poll=job.poll,
+            keep_prompts=store.keep_prompts,
+            expecting=len(rows),
+        ) as landing,
+    ):
+        await ledger.load(row.key for row in rows)
+        batch = Batch(
+            Location.parse(manifest_url).shown,
+            manifest.digest,
+            rows,
+            client,
+            landing,
+            ledger,
+            timeout=job.timeout,
+            in_flight=job.in_flight,
+            retry=job.retry,
+            callback_url=callback_url,
+            on_outcome=Storyteller(len(rows), events),
+        )
+        await batch.refuse_taken_names()
+        _tell_of(batch)
+        try:
+            yield batch
+        finally:
+            if shard is None:
+                await ledger.load(row.key for row in rows)
+                await ledger.summarise()
+
+
+async def process_here(
+    batch: Batch, job: BatchJob, reports: Destination | None = None, report: str | None = None
+) -> None:
+    """Process all rows of a batch in this run, within the account's request budget.
+
+    Args:
+        batch: The batch, or the part of it that this run does.
+        job: What its flow was told.
+        reports: Where the report is kept, if not beside the images.
+        report: What the report is called there.
+
+    Raises:
+        NanoBananaError: What concerns the whole run, such as a refused key.
+    """
+    async with (
+        sharing_account_budget(job.credentials, batch.client.budget),
+        showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
+        keeping_report(batch, reports, report),
+        waking_on_callbacks(batch.landing, batch.reveal),
+    ):
+        await _reveal_earlier(batch)
+        await _process_in_task_runs(batch)
+
+
+async def require_credits(batch: Batch) -> None:
+    """Make sure that the account has about what the rows to submit will cost.
+
+    Raises:
+        OutOfCredits: It has not.
+        Unauthorized: The key is refused.
+    """
+    needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
+    if not needed:
+        return
+    try:
+        batch.credits_before = await batch.client.get_credits()
+    except Unauthorized:
+        raise
+    except APIError as error:
+        get_run_logger().warning("Going on without knowing the account's credits: %s", error)
+        return
+    if batch.credits_before < needed:
+        raise OutOfCredits(
+            f"the account has {batch.credits_before:,} credits; {len(batch.rows_to_submit):,} rows "
+            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
+            "false to submit as many as the credits last for."
+        )
+
+
+async def _process_in_task_runs(batch: Batch) -> None:
+    rows = batch.rows
+    runs: list[Any] = []
+    if len(rows) <= TASK_RUN_EACH:
+        for row in rows:
+            called = row.name or row.task_id
+            named = _process_row.with_options(
+                task_run_name=f"row {row.number}{f': {called}' if called else ''}"
+            )
+            runs.append(named(row, batch, return_state=True))
+    else:
+        for _, group in in_groups(rows):
+            first, last = group[0].number, group[-1].number
+            named_group = _process_rows.with_options(task_run_name=f"rows {first} to {last}")
+            runs.append(named_group(group, batch, return_state=True))
+    await run_side_by_side(runs)
+    if batch.stopped_by:
+        raise batch.stopped_by
+
+
+@task(name="process-row", **RETRIES)
+async def _process_row(row: Row, batch: Batch) -> State[Any]:
+    try:
+        outcome = await batch.process(row)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not processed: {error}")
+    if outcome.error:
+        failure = batch.landing.errors.get(outcome.task_id)
+        name = "TimedOut" if outcome.status is LandingStatus.TIMED_OUT else "Failed"
+        return Failed(name=name, message=outcome.describe(), data=failure)
+    return Completed(message=outcome.describe())
+
+
+@task(name="process-rows", cache_policy=NO_CACHE)
+async def _process_rows(rows: Sequence[Row], batch: Batch) -> State[Any]:
+    try:
+        await batch.process_each(rows)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not all processed: {error}")
+    missing = [o for row in rows if not (o := batch.outcomes[row.number]).in_storage]
+    landed = len(rows) - len(missing)
+    if missing:
+        example = f"{missing[0].label} {missing[0].describe()}"
+        return Failed(message=f"{landed} in storage, {len(missing)} not. First: {example}")
+    return Completed(message=f"{landed} in storage")
+
+
+async def dated_store(job: BatchJob) -> ImageStore:
+    """The place that a batch's destination means on its date."""
+    store = await load_store(job.dated(job.destination))
+    return store.model_copy(update={"url": job.dated(store.url)})
+
+
+def _options_for(manifest_url: str, store: ImageStore) -> dict[str, Any] | None:
+    """The store's options, where the manifest is on the same kind of storage."""
+    same = Location.parse(manifest_url).protocol == Location.parse(store.url).protocol
+    return store.storage_options.get_secret_value() if same else None
+
+
+def _callback_url(job: BatchJob, block: NanoBananaCredentials) -> Callable[[str], str] | None:
+    if not job.receiver_url:
+        return None
+    from nanobanana_blocks.callbacks import callback_secret, callback_url
+
+    make = partial(callback_url, job.receiver_url, callback_secret(block))
+    make("checked-before-anything-is-spent")
+    return make
+
+
+async def _reveal_earlier(batch: Batch) -> None:
+    unanswered = batch.unanswered
+    if not unanswered:
+        return
+    get_run_logger().warning(
+        "Of %s rows it is not known whether they were submitted; looking for their callbacks",
+        f"{len(unanswered):,}",
+    )
+    since = min(entry.intended_at for entry in unanswered)
+    try:
+        await reveal_from_kept_events([e.job_key for e in unanswered], since, batch.reveal)
+    except (PrefectException, httpx.HTTPError, OSError) as error:
+        get_run_logger().warning("Prefect's events cannot be read: %s", type(error).__name__)
+
+
+def _tell_of(batch: Batch) -> None:
+    """Log what is about to be done, and what has changed since earlier runs."""
+    logger = get_run_logger()
+    logger.info(
+        "%s rows in %s, %s of them to be submitted",
+        f"{len(batch.rows):,}",
+        batch.landing.destination.path,
+        f"{len(batch.rows_to_submit):,}",
+    )
+    changed = [row.number for row in batch.rows if batch.is_changed(row)]
+    if changed:
+        logger.warning(
+            "%s rows have changed since they were submitted, and are left as they are unless retry "
+            "holds 'changed': %s",
+            f"{len(changed):,}",
+            ", ".join(map(str, changed[:20])),
+        )

@@ -1,0 +1,291 @@
+"""What became of each row's submits, durable before money is spent; it submits and lands nothing.
+
+One small file for each attempt lies beside the images, in `FOLDER`. It is created exclusively
+before the submit, so that of several runs only one submits, and rewritten when the submit is
+answered. What has landed is not told here but by its receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from nanobanana_blocks.errors import GenerationFailed, NanoBananaError, StorageError, UnknownTask
+from nanobanana_blocks.generation import Endpoint, GenerationRequest
+from nanobanana_blocks.image_store import ImageStore
+from nanobanana_blocks.manifest import Row
+from nanobanana_blocks.models import ErrorSummary
+from nanobanana_blocks.naming import safe_name
+from nanobanana_blocks.storage import Destination
+
+FOLDER = ".nanobanana/ledger"
+SUMMARY = "summary.json"
+
+CONTENT_POLICY_CODE = "400"
+"""Documented for callbacks: the generation was refused for its content."""
+
+_ENTRY_NAME = re.compile(r"(?P<stem>.+)\.(?P<attempt>[1-9][0-9]{0,5})\.json")
+_MEDIA_TYPE = "application/json"
+
+
+class Failure(str, Enum):
+    """Why a row has no image for good, unless it is submitted again, which may cost again."""
+
+    REFUSED = "refused"
+    CONTENT_POLICY = "content-policy"
+    GENERATION_FAILED = "generation-failed"
+    UNKNOWN_TASK = "unknown-task"
+    UNCONFIRMED = "unconfirmed"
+    CHANGED = "changed"
+
+
+def failure_of(error: NanoBananaError | None) -> Failure | None:
+    """Which failure for good it is that a generation task ended with, if it is one."""
+    if isinstance(error, UnknownTask):
+        return Failure.UNKNOWN_TASK
+    if not isinstance(error, GenerationFailed):
+        return None
+    refused = str(error.error_code) == CONTENT_POLICY_CODE
+    return Failure.CONTENT_POLICY if refused else Failure.GENERATION_FAILED
+
+
+class State(str, Enum):
+    """How far an attempt to submit a row has come."""
+
+    INTENDED = "intended"
+    SUBMITTED = "submitted"
+    UNCONFIRMED = "unconfirmed"
+    FAILED = "failed"
+
+
+class Entry(BaseModel):
+    """One attempt to submit a row; times are UTC.
+
+    `job_key` is unguessable and unlike any other attempt's: the callback address of the submit is
+    bound to it. `digest` is that of the row's content; the prompt itself is not kept.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    key: str
+    attempt: int
+    digest: str
+    name: str | None = None
+    endpoint: Endpoint
+    credits: int
+    job_key: str
+    intended_at: AwareDatetime
+    state: State = State.INTENDED
+    submitted_at: AwareDatetime | None = None
+    task_id: str | None = None
+    failure: Failure | None = None
+    error: ErrorSummary | None = None
+
+    @property
+    def stem(self) -> str | None:
+        """What its files are called."""
+        return self.name or self.task_id
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it is not known what came of it."""
+        return self.state in (State.INTENDED, State.UNCONFIRMED)
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since it was intended."""
+        return (datetime.now(timezone.utc) - self.intended_at).total_seconds()
+
+    @property
+    def file_name(self) -> str:
+        """What its file is called."""
+        return _file_name(self.key, self.attempt)
+
+
+_ENTRIES = TypeAdapter(list[Entry])
+
+
+class Ledger:
+    """The attempts made in one place; made by `open_ledger`."""
+
+    def __init__(self, folder: Destination) -> None:
+        self._folder = folder
+        self._attempts: dict[str, dict[int, Entry]] = {}
+        self._others: dict[str, Entry] = {}
+
+    async def load(self, keys: Iterable[str] | None = None) -> None:
+        """Read what is there and not known yet, about the rows of `keys` only, where given.
+
+        Raises:
+            StorageError: An entry cannot be understood: whether it was paid for cannot be told.
+        """
+        wanted = None if keys is None else {safe_name(key) for key in keys}
+        names = {
+            name
+            for name in await self._folder.list()
+            if (parts := _ENTRY_NAME.fullmatch(name))
+            and (wanted is None or parts["stem"] in wanted)
+        }
+        for entry in await self._summary():
+            if entry.file_name in names:
+                self._keep(entry)
+            else:
+                self._others[entry.file_name] = entry
+        for entry in self._all():
+            if not entry.is_unanswered:
+                names.discard(entry.file_name)
+        for found in await asyncio.gather(*map(self._read, names)):
+            if found:
+                self._keep(found)
+
+    def latest(self, key: str) -> Entry | None:
+        """The last attempt of a row."""
+        attempts = self._attempts.get(key)
+        return attempts[max(attempts)] if attempts else None
+
+    def task_ids(self, key: str) -> list[str]:
+        """The generation tasks of all attempts of a row."""
+        return [entry.task_id for entry in self._attempts.get(key, {}).values() if entry.task_id]
+
+    def entries(self) -> list[Entry]:
+        """The last attempt of every row."""
+        return [attempts[max(attempts)] for attempts in self._attempts.values()]
+
+    async def intend(self, row: Row, request: GenerationRequest) -> tuple[Entry, bool]:
+        """Note that a row is about to be submitted.
+
+        Returns:
+            The attempt, and whether it is the caller's to make: another run may have been first.
+
+        Raises:
+            StorageError: It was not noted; do not submit.
+        """
+        before = self.latest(row.key)
+        entry = Entry(
+            key=row.key,
+            attempt=before.attempt + 1 if before else 1,
+            digest=row.digest,
+            name=row.name,
+            endpoint=request.endpoint,
+            credits=request.estimated_credits,
+            job_key=secrets.token_hex(16),
+            intended_at=datetime.now(timezone.utc),
+        )
+        ours = await self._create(entry)
+        found = entry if ours else await self._read(entry.file_name) or entry
+        self._keep(found)
+        return found, ours
+
+    async def submitted(self, entry: Entry, task_id: str) -> Entry:
+        """Note that a submit was answered with a task, or that its callback has told the task."""
+        return await self._update(
+            entry,
+            state=State.SUBMITTED,
+            task_id=task_id,
+            submitted_at=datetime.now(timezone.utc),
+            failure=None,
+            error=None,
+        )
+
+    async def unconfirmed(self, entry: Entry, error: ErrorSummary) -> Entry:
+        """Note that it is not known what came of a submit."""
+        return await self._update(
+            entry, state=State.UNCONFIRMED, failure=Failure.UNCONFIRMED, error=error
+        )
+
+    async def failed(self, entry: Entry, failure: Failure, error: ErrorSummary) -> Entry:
+        """Note that no image will come of an attempt."""
+        return await self._update(entry, state=State.FAILED, failure=failure, error=error)
+
+    async def retract(self, entry: Entry) -> None:
+        """Forget an attempt that has certainly not reached the service."""
+        await self._folder.delete(entry.file_name)
+        del self._attempts[entry.key][entry.attempt]
+        if not self._attempts[entry.key]:
+            del self._attempts[entry.key]
+
+    async def look_again(self, entry: Entry) -> Entry:
+        """What another run may have made of an attempt meanwhile."""
+        found = await self._read(entry.file_name) or entry
+        self._keep(found)
+        return found
+
+    async def summarise(self) -> None:
+        """Write what is answered into one file, so that the next run reads that instead of many.
+
+        It is a convenience only: entries that it misses are read one by one.
+        """
+        answered = [entry for entry in self._all() if not entry.is_unanswered]
+        data = _ENTRIES.dump_json([*self._others.values(), *answered], exclude_none=True)
+        await self._folder.publish(SUMMARY, data, _MEDIA_TYPE)
+
+    def _all(self) -> Iterator[Entry]:
+        return (entry for attempts in self._attempts.values() for entry in attempts.values())
+
+    async def _summary(self) -> list[Entry]:
+        data = await self._folder.read(SUMMARY)
+        try:
+            return _ENTRIES.validate_json(data) if data else []
+        except ValidationError:
+            return []
+
+    async def _create(self, entry: Entry) -> bool:
+        name, data = entry.file_name, entry.model_dump_json(exclude_none=True).encode()
+        if not self._folder.can_create:
+            if await self._folder.size_of(name) is not None:
+                return False
+            await self._folder.publish(name, data, _MEDIA_TYPE)
+            return True
+        try:
+            return await self._folder.create(name, data, _MEDIA_TYPE)
+        except StorageError:
+            if await self._folder.read(name) == data:
+                return True
+            raise
+
+    async def _read(self, name: str) -> Entry | None:
+        data = await self._folder.read(name)
+        if data is None:
+            return None
+        try:
+            return Entry.model_validate_json(data)
+        except ValidationError:
+            raise StorageError(
+                f"{self._folder.path_of(name)} is no ledger entry, so it cannot be told whether "
+                "its row was paid for. Restore it, or delete it to have the row submitted again."
+            ) from None
+
+    async def _update(self, entry: Entry, **changes: Any) -> Entry:
+        updated = entry.model_copy(update=changes)
+        self._keep(updated)
+        data = updated.model_dump_json(exclude_none=True).encode()
+        await self._folder.publish(entry.file_name, data, _MEDIA_TYPE)
+        return updated
+
+    def _keep(self, entry: Entry) -> None:
+        self._attempts.setdefault(entry.key, {})[entry.attempt] = entry
+
+
+def _file_name(key: str, attempt: int) -> str:
+    return f"{safe_name(key)}.{attempt}.json"
+
+
+@asynccontextmanager
+async def open_ledger(store: ImageStore) -> AsyncIterator[Ledger]:
+    """Reach the ledger of a store; nothing is read yet.
+
+    Raises:
+        DestinationError: The store cannot be written to.
+    """
+    async with await store.beside(FOLDER).open() as folder:
+        await folder.check_writable()
+        yield Ledger(folder)

@@ -1,0 +1,206 @@
+"""Splits a batch among child runs of a deployment, and follows them to their end.
+
+Prefect's work pools decide where the child runs execute. What they have done is read from the
+reports that they keep beside the images, so that it is known even of one that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import anyio
+import httpx
+from prefect import State
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelling
+from pydantic import ValidationError
+
+from nanobanana_blocks.account_budget import ensure_account_budget
+from nanobanana_blocks.artifacts import showing_progress
+from nanobanana_blocks.batch import REPORT_SECONDS, Batch, publish_report
+from nanobanana_blocks.batch_runs import BatchJob, Shard, dated_store
+from nanobanana_blocks.errors import InvalidInput, NanoBananaError
+from nanobanana_blocks.models import BatchReport
+from nanobanana_blocks.storage import Destination
+
+REPORTS_FOLDER = ".nanobanana/shards"
+
+LOOK_SECONDS = 3.0
+UNCLAIMED_SECONDS = 900.0
+"""How long all child runs may wait for a worker at the same time."""
+
+SILENT_SECONDS = 300.0
+"""After so long without news in its report, a child run is taken for dead."""
+
+
+class ShardedBatch:
+    """A batch that child runs do: what their reports tell of it; made by `run_shards`."""
+
+    def __init__(self, batch: Batch, shards: Sequence[Shard], reports: Destination) -> None:
+        self.outcomes = batch.outcomes
+        self._batch = batch
+        self._shards = shards
+        self._reports = reports
+        self._heard: dict[Shard, tuple[datetime | None, float]] = {}
+
+    async def look(self) -> None:
+        """Read how far the child runs have come."""
+        for shard in self._shards:
+            if report := await self._read(shard):
+                self.outcomes.update((outcome.row, outcome) for outcome in report.outcomes)
+                if self._heard.get(shard, (None, 0.0))[0] != report.updated_at:
+                    self._heard[shard] = (report.updated_at, _now())
+
+    def is_silent(self, shard: Shard) -> bool:
+        """Whether a child run at work has not told anything for so long that it must be dead."""
+        _, heard_at = self._heard.setdefault(shard, (None, _now()))
+        return _now() - heard_at > SILENT_SECONDS
+
+    async def publish(self, *, finished: bool) -> BatchReport:
+        """Write the batch's report beside the images, and return it."""
+        report = self._batch.report(finished=finished)
+        await publish_report(self._batch.landing.destination, report)
+        return report
+
+    async def forget_reports(self) -> None:
+        """Delete the child runs' reports, which the batch's own holds now."""
+        with suppress(NanoBananaError):
+            for shard in self._shards:
+                await self._reports.delete(shard.report_name)
+
+    async def _read(self, shard: Shard) -> BatchReport | None:
+        try:
+            data = await self._reports.read(shard.report_name)
+            return BatchReport.model_validate_json(data) if data else None
+        except (NanoBananaError, ValidationError):
+            return None
+
+
+async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -> BatchReport:
+    """Have child runs of a deployment do a batch, and wait for all of them.
+
+    Args:
+        batch: The whole batch, checked.
+        job: What its flow was told.
+        count: How many child runs there shall be.
+        deployment: Their deployment, such as ``run-shard/pool``.
+
+    Raises:
+        InvalidInput: There is no such deployment.
+        NanoBananaError: No worker has taken any of the child runs for a quarter of an hour.
+    """
+    await ensure_account_budget(job.credentials, job.poll.requests_per_second)
+    of = min(count, len(batch.rows))
+    shards = [
+        Shard(
+            number=number,
+            of=of,
+            manifest_digest=batch.digest,
+            batch=f"{flow_run.id}-{flow_run.run_count}",
+        )
+        for number in range(1, of + 1)
+    ]
+    async with get_client() as prefect, opening_shard_reports(job) as reports:
+        sharded = ShardedBatch(batch, shards, reports)
+        runs = {await _start(shard, job, deployment): shard for shard in shards}
+        get_run_logger().info("%s child runs of %s share the rows", of, deployment)
+        try:
+            async with showing_progress(len(batch.rows), lambda: len(sharded.outcomes), "Rows"):
+                await _follow(prefect, runs, sharded)
+        except BaseException:
+            await _cancel(prefect, runs)
+            raise
+        finally:
+            await sharded.look()
+            report = await sharded.publish(finished=True)
+        await sharded.forget_reports()
+    return report
+
+
+@asynccontextmanager
+async def opening_shard_reports(job: BatchJob) -> AsyncIterator[Destination]:
+    """Reach the folder in which the child runs of a batch keep their reports."""
+    store = await dated_store(job)
+    async with await store.beside(REPORTS_FOLDER).open() as reports:
+        await reports.check_writable()
+        yield reports
+
+
+async def _start(shard: Shard, job: BatchJob, deployment: str) -> UUID:
+    try:
+        run = await arun_deployment(
+            deployment,
+            parameters={
+                "job": job.model_dump(mode="json", by_alias=True),
+                "shard": shard.model_dump(mode="json"),
+            },
+            flow_run_name=f"shard {shard.number} of {shard.of}",
+            idempotency_key=shard.report_name,
+            timeout=0,
+        )
+    except ObjectNotFound:
+        raise InvalidInput(
+            f"there is no deployment {deployment!r} for the child runs: "
+            "`prefect --no-prompt deploy --all` makes it. Or run with shards=1."
+        ) from None
+    return run.id
+
+
+async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: ShardedBatch) -> None:
+    """Wait for the child runs; of those that ended badly, the log tells."""
+    logger = get_run_logger()
+    left = dict(runs)
+    published_at = unclaimed_since = _now()
+    while left:
+        await anyio.sleep(LOOK_SECONDS)
+        await sharded.look()
+        if _now() - published_at >= REPORT_SECONDS:
+            await sharded.publish(finished=False)
+            published_at = _now()
+        states = await _states(prefect, left)
+        for run_id, state in states.items():
+            if state.is_final():
+                shard = left.pop(run_id)
+                if not state.is_completed():
+                    logger.error("Shard %s ended %s: %s", shard.number, state.name, state.message)
+            elif state.is_running() and sharded.is_silent(left[run_id]):
+                shard = left.pop(run_id)
+                logger.error("Shard %s has been silent too long; its worker has died", shard.number)
+        if len(left) < len(runs) or any(state.is_running() for state in states.values()):
+            unclaimed_since = _now()
+        if _now() - unclaimed_since > UNCLAIMED_SECONDS:
+            raise NanoBananaError(
+                "no worker has taken any of the child runs. Start one more worker, or raise the "
+                "limit of the one that runs this batch: it occupies a place itself."
+            )
+
+
+async def _states(prefect: PrefectClient, runs: dict[UUID, Shard]) -> dict[UUID, State[Any]]:
+    """The states of child runs, as far as Prefect tells them now."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
+    try:
+        found = await prefect.read_flow_runs(flow_run_filter=wanted)
+    except (PrefectException, httpx.HTTPError, OSError):
+        return {}
+    return {run.id: run.state for run in found if run.state}
+
+
+async def _cancel(prefect: PrefectClient, runs: dict[UUID, Shard]) -> None:
+    for run_id, state in (await _states(prefect, runs)).items():
+        if not state.is_final():
+            with suppress(PrefectException, httpx.HTTPError, OSError):
+                await prefect.set_flow_run_state(run_id, Cancelling())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
