@@ -12,27 +12,14 @@ Run ``python -m benchmarks.batch``; ``--smoke`` is a quick check that it works.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
-import tempfile
+import secrets
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
-from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import httpx
-
-from benchmarks.polling import goal
-from benchmarks.prefect_server import prefect_server
-from benchmarks.processes import interrupt_on_sigterm
-from benchmarks.sandbox_process import sandbox_process
-from benchmarks.workers import deploy, workers
-from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
 
 IMAGE_BYTES = 60_000
 SPEED = 3.0
@@ -48,25 +35,51 @@ def write_manifest(folder: Path, rows: int) -> Path:
     return manifest
 
 
-def run_deployed(
-    parameters: Mapping[str, Any], sandbox: SandboxControl, environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """Run a batch from its deployment and sample the sandbox until it has ended."""
-    deadline = time.monotonic() + MOST_SECONDS
-    samples: list[tuple[float, int, int]] = []
-    api = environment["PREFECT_API_URL"]
-    with httpx.Client(base_url=api, trust_env=False, timeout=30) as http:
-        deployment = http.get("/deployments/name/run-batch/on-demand").json()["id"]
-        started = http.post(
-            f"/deployments/{deployment}/create_flow_run",
-            json={"parameters": parameters, "state": {"type": "SCHEDULED"}},
+class DeployedBatch:
+    """Runs of the batch's deployment, through Prefect's API; a context manager."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._http = httpx.Client(
+            base_url=environment["PREFECT_API_URL"], trust_env=False, timeout=60
         )
-        run_id = started.raise_for_status().json()["id"]
-        while time.monotonic() < deadline:
-            stats = sandbox.stats()
-            samples.append((time.monotonic(), stats.submits, sum(stats.requests.values())))
-            run = http.get(f"/flow_runs/{run_id}").json()
-            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return {"state": run["state"], "samples": samples}
+
+    def __enter__(self) -> DeployedBatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def start(self, parameters: Mapping[str, Any]) -> str:
+        """Start a run and return its id."""
+        deployment = self._http.get("/deployments/name/run-batch/on-demand").json()["id"]
+        body = {
+            "parameters": parameters,
+            "state": {"type": "SCHEDULED"},
+            "idempotency_key": secrets.token_hex(8),
+        }
+        while True:
+            started = self._http.post(f"/deployments/{deployment}/create_flow_run", json=body)
+            if started.status_code != 503:  # what Prefect says while its SQLite is busy
+                return str(started.raise_for_status().json()["id"])
             time.sleep(LOOK_SECONDS)
-    raise RuntimeError("the batch did not end")
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = self._http.get(f"/flow_runs/{run_id}").json()["state"]
+        return state
+
+    def has_ended(self, run_id: str) -> bool:
+        return self.state(run_id)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+    def wait(self, run_id: str) -> dict[str, Any]:
+        """Wait for a run's end and return its last state."""
+        deadline = time.monotonic() + MOST_SECONDS
+        while not self.has_ended(run_id):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the batch did not end")
+            time.sleep(LOOK_SECONDS)
+        return self.state(run_id)
+
+    def flow_of(self, run_id: str) -> str:
+        """The name of a run's flow."""
+        flow = self._http.get(f"/flow_runs/{run_id}").json()["flow_id"]
+        return str(self._http.get(f"/flows/{flow}").json()["name"])

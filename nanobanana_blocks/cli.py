@@ -324,6 +324,33 @@ def save_key(
         typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
 
 
+@app.command()
+def automations(
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE/NAME",
+            help="Saved notification block to tell of failed runs, such as slack-webhook/ops.",
+        ),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the automations instead.")
+    ] = False,
+) -> None:
+    """Have Prefect notice failed runs and dead workers.
+
+    Makes an automation that marks runs Crashed whose worker has died and, with `--notify`, one that
+    tells of runs that end Failed, Crashed or TimedOut. Made again, they are updated.
+    """
+    from nanobanana_blocks.automations import delete_automations, make_automations
+
+    with _ending_well():
+        if delete and notify is not None:
+            raise InvalidInput("--notify is for making automations: leave it out with --delete")
+        lines = asyncio.run(delete_automations() if delete else make_automations(notify))
+        typer.echo("\n".join(lines) or "There are none of these automations.")
+
+
 def _tell_outcome(outcome: LandingOutcome) -> None:
     messages.print(escape(f"{outcome.task_id}  {outcome.describe()}"), soft_wrap=True)
 

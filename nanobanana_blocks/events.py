@@ -29,13 +29,22 @@ BATCH = 100
 BATCH_SECONDS = 1.0
 LAST_BATCH_SECONDS = 10.0
 
+BATCH_JOB_PREFIX = "batch-"
+"""How the job keys of batches begin, whose own runs land what their callbacks are about."""
+
 _RESOURCE = "nanobanana.task."
 _JOB_RESOURCE = "nanobanana.job."
+_OF_A_BATCH = " (batch)"
+"""How the names of their resources end; prefect.yaml's trigger leaves those events out by it."""
 
 
-def resource_of(task_id: str) -> dict[str, str]:
-    """The event resource that stands for a generation task."""
-    return {"prefect.resource.id": f"{_RESOURCE}{task_id}", "prefect.resource.name": task_id}
+def resource_of(task_id: str, job_key: str | None = None) -> dict[str, str]:
+    """The event resource that stands for a generation task, submitted under a job key."""
+    of_a_batch = job_key is not None and job_key.startswith(BATCH_JOB_PREFIX)
+    return {
+        "prefect.resource.id": f"{_RESOURCE}{task_id}",
+        "prefect.resource.name": f"{task_id}{_OF_A_BATCH if of_a_batch else ''}",
+    }
 
 
 def task_id_of(resource_id: str) -> str:

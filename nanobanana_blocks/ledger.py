@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nanobanana_blocks.errors import GenerationFailed, NanoBananaError, StorageError, UnknownTask
+from nanobanana_blocks.events import BATCH_JOB_PREFIX
 from nanobanana_blocks.generation import Endpoint, GenerationRequest
 from nanobanana_blocks.image_store import ImageStore
 from nanobanana_blocks.manifest import Row
@@ -177,7 +178,7 @@ class Ledger:
             name=row.name,
             endpoint=request.endpoint,
             credits=request.estimated_credits,
-            job_key=secrets.token_hex(16),
+            job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
             intended_at=datetime.now(timezone.utc),
         )
         ours = await self._create(entry)

@@ -78,7 +78,7 @@ def test_parameters_exist_and_are_described(deployment: dict[str, Any]) -> None:
     for name, schema in properties.items():
         assert schema.get("description", "").endswith("."), name
     for definition in flow.parameters.definitions.values():
-        for name, schema in definition["properties"].items():
+        for name, schema in definition.get("properties", {}).items():
             assert schema["description"].endswith("."), name
 
 
@@ -117,20 +117,29 @@ async def test_a_worker_runs_the_deployment(
     assert (tmp_path / f"{task_id}.json").exists()
 
 
-async def test_a_callback_starts_a_run(
-    prefect_api: str, deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """The event of a callback starts a run of its task, its parameters of the right types."""
-    await ImageStore(url=str(tmp_path)).asave("images", overwrite=True)
-    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+async def tell_of_callback(prefect_api: str, task_id: str, job_key: str | None = None) -> None:
     event = {
         "id": str(uuid4()),
         "event": CALLBACK_RECEIVED,
-        "resource": resource_of(task_id),
+        "resource": resource_of(task_id, job_key),
         "occurred": datetime.now(timezone.utc).isoformat(),
-        "payload": {"task_id": task_id},
+        "payload": {"task_id": task_id, "job_key": job_key},
     }
     httpx.post(f"{prefect_api}/events", json=[event]).raise_for_status()
+
+
+async def test_a_callback_starts_a_run(
+    prefect_api: str, deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The event of a callback starts a run of its task, its parameters of the right types.
+
+    A batch's own runs land what its callbacks are about: those start nothing.
+    """
+    await ImageStore(url=str(tmp_path)).asave("images", overwrite=True)
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+    of_a_batch = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+    await tell_of_callback(prefect_api, of_a_batch, "batch-0123456789abcdef")
+    await tell_of_callback(prefect_api, task_id, "a-job-of-my-own")
     for _ in range(300):
         if await runs_of(task_id):
             break
@@ -140,3 +149,4 @@ async def test_a_callback_starts_a_run(
     assert run.state
     assert run.state.is_completed(), run.state
     assert (tmp_path / f"{task_id}.json").exists()
+    assert await runs_of(of_a_batch) == []

@@ -221,7 +221,7 @@ def event_of(callback: ReceivedCallback) -> dict[str, Any]:
         "id": str(callback.event_id),
         "event": CALLBACK_RECEIVED,
         "occurred": received_at,
-        "resource": resource_of(callback.task_id),
+        "resource": resource_of(callback.task_id, callback.job_key),
         "related": [related_job(callback.job_key)] if callback.job_key else [],
         "payload": {
             "task_id": callback.task_id,

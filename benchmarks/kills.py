@@ -1,0 +1,203 @@
+"""Kills participants of a batch with SIGKILL, again and again, and counts what was paid and landed.
+
+A manifest is done in shards by child runs on two process workers, with a real Prefect server, a
+real callback receiver, and the sandbox that counts the money. Every few seconds a random one of the
+processes at work (a parent run, a child run, a worker) is killed; a worker is started again, and
+the batch is run again when its parent run was hit. At the end it is run until nothing is missing:
+once as it is, which must say what it does not know of, and once with retry=unconfirmed.
+
+Run ``python -m benchmarks.kills``; ``--smoke`` is a quick check that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from benchmarks.batch import IMAGE_BYTES, DeployedBatch, write_manifest
+from benchmarks.polling import goal
+from benchmarks.prefect_server import prefect_server
+from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
+from benchmarks.sandbox_process import sandbox_process
+from benchmarks.workers import deploy, start_worker
+from nanobanana_blocks.callbacks import SECRET_VARIABLE
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.models import BatchReport
+from nanobanana_blocks.sandbox import SandboxSettings
+
+SPEED = 3.0
+REQUESTS_PER_SECOND = 10.0
+TIMEOUT_SECONDS = 90.0
+PAUSES = (4.0, 9.0)
+START_SECONDS = 120.0
+
+
+class Victim(NamedTuple):
+    """A process that takes part in a batch, and what it is."""
+
+    role: str
+    process: psutil.Process
+
+
+@contextmanager
+def receiver(environment: Mapping[str, str]) -> Iterator[str]:
+    """Receive callbacks for as long as the block lasts; give the receiver's address."""
+    command = [sys.executable, "-m", "nanobanana_blocks", "callbacks", "--port", "0"]
+    with tempfile.TemporaryDirectory(prefix="nanobanana-spool-") as folder:
+        process = subprocess.Popen(
+            [*command, "--spool", f"{folder}/spool.db"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=ROOT,
+            text=True,
+        )
+        with ending(process):
+            assert process.stdout
+            line = next((line for line in process.stdout if "/callbacks/" in line), None)
+            if line is None:
+                raise RuntimeError("the receiver did not start")
+            yield line.strip().partition("/callbacks/")[0]
+
+
+class Workers:
+    """Two workers, started again when they are gone."""
+
+    def __init__(self, environment: Mapping[str, str], log: int) -> None:
+        self._environment = environment
+        self._log = log
+        self._started = 0
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def keep_two(self) -> None:
+        self._processes = [process for process in self._processes if process.poll() is None]
+        while len(self._processes) < 2:
+            self._started += 1
+            name = f"worker-{self._started}"
+            self._processes.append(start_worker(name, self._environment, self._log))
+
+    def end(self) -> None:
+        for process in self._processes:
+            with ending(process, 20.0):
+                pass
+        for victim in self._runs():
+            victim.process.kill()
+
+    def at_work(self) -> list[Victim]:
+        """All processes that take part, runs whose worker is gone included."""
+        alive = [process.pid for process in self._processes if process.poll() is None]
+        return [*(Victim("worker", psutil.Process(pid)) for pid in alive), *self._runs()]
+
+    def _runs(self) -> Iterator[Victim]:
+        for process in psutil.process_iter(["cmdline"]):
+            command = " ".join(process.info["cmdline"] or ())
+            if "prefect.flow_engine" not in command and "prefect.engine" not in command:
+                continue
+            try:
+                environment = process.environ()
+            except psutil.Error:
+                continue
+            if environment.get("PREFECT_API_URL") == self._environment["PREFECT_API_URL"]:
+                yield Victim(environment["PREFECT__FLOW_RUN_ID"], process)
+
+
+def kill_one(batch: DeployedBatch, workers: Workers, dice: random.Random) -> str | None:
+    """Kill a random participant and tell what it was; None where nothing was at work."""
+    victims = workers.at_work()
+    roles = {
+        victim: "worker" if victim.role == "worker" else batch.flow_of(victim.role)
+        for victim in victims
+    }
+    present = sorted(set(roles.values()))
+    if "run-shard" not in present:
+        return None
+    role = dice.choice(present)
+    victim = dice.choice([victim for victim in victims if roles[victim] == role])
+    try:
+        victim.process.kill()
+        victim.process.wait(10)
+    except psutil.Error:
+        return None
+    return role
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="one kill, too few to judge")
+    smoke = parser.parse_args().smoke
+    interrupt_on_sigterm()
+    rows, kills, speed = (30, 1, 10 * SPEED) if smoke else (200, 10, SPEED)
+    dice = random.Random(7)
+    settings = SandboxSettings(image_bytes=IMAGE_BYTES, speed=speed, credits=10**6)
+    with ExitStack() as stack:
+        environment = stack.enter_context(prefect_server())
+        sandbox = stack.enter_context(sandbox_process(settings))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nanobanana-kills-")))
+        log = stack.enter_context((folder / "workers.log").open("w"))
+        environment |= {
+            KEY_VARIABLE: sandbox.api_key,
+            BASE_URL_VARIABLE: sandbox.base_url,
+            SECRET_VARIABLE: secrets.token_hex(16),
+        }
+        parameters: dict[str, Any] = {
+            "manifest": str(write_manifest(folder, rows)),
+            "destination": str(folder / "images"),
+            "shards": 3,
+            "receiver_url": stack.enter_context(receiver(environment)),
+            "timeout": TIMEOUT_SECONDS,
+            "poll": {"requests_per_second": REQUESTS_PER_SECOND if not smoke else 100.0},
+        }
+        deploy(environment)
+        batch = stack.enter_context(DeployedBatch(environment))
+        workers = Workers(environment, log.fileno())
+        stack.callback(workers.end)
+        workers.keep_two()
+        killed: Counter[str] = Counter()
+        run = batch.start(parameters)
+        while killed.total() < kills and sandbox.stats().submits < rows:
+            time.sleep(dice.uniform(*PAUSES))
+            begun = sandbox.stats().submits > 0
+            role = kill_one(batch, workers, dice) if begun else None
+            if role is None:
+                if batch.has_ended(run):
+                    run = batch.start(parameters)
+                continue
+            killed[role] += 1
+            print(f"  killed a {role} at {sandbox.stats().submits} submits", flush=True)
+            workers.keep_two()
+            if role == "run-batch":
+                run = batch.start(parameters)
+        for victim in workers.at_work():
+            if victim.role != "worker":
+                victim.process.kill()
+        reports = []
+        for retry in ([], ["unconfirmed"]):
+            batch.wait(batch.start({**parameters, "retry": retry}))
+            told = (folder / "images" / "prompts.report.json").read_bytes()
+            reports.append(BatchReport.model_validate_json(told))
+        said, done = reports
+        print(f"{rows} rows, killed: {dict(killed)}")
+        print(f"  run again: {said.describe()}; not landed: {said.failures}")
+        print(f"  with retry=unconfirmed: {done.describe()}")
+        stats = sandbox.stats()
+        in_storage = sum(outcome.in_storage for outcome in done.outcomes)
+        fetched = sum(stats.images_served.values())
+        print(f"  {stats.submits} submits paid for, {fetched} images fetched")
+        goal(f"{in_storage} of {rows} rows landed", met=in_storage == rows)
+        goal(f"{stats.submits} submits for {rows} rows", met=stats.submits == rows)
+
+
+if __name__ == "__main__":
+    main()
