@@ -5,13 +5,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help demo test lint bench bench-smoke lock clean
+.PHONY: help demo demo-batch test lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(READY) ## Set up and show all of it on this machine: API sandbox, Prefect, images on disk
 	@$(BIN)/nanobanana demo
+
+demo-batch: $(READY) ## Likewise, from a file of prompts
+	@$(BIN)/nanobanana demo --batch
 
 test: $(DEV_READY) ## Set up and run the tests
 	$(BIN)/python -m pytest

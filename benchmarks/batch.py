@@ -12,19 +12,42 @@ Run ``python -m benchmarks.batch``; ``--smoke`` is a quick check that it works.
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
 import secrets
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import httpx
+
+from benchmarks.polling import goal
+from benchmarks.prefect_server import prefect_server
+from benchmarks.processes import interrupt_on_sigterm
+from benchmarks.sandbox_process import sandbox_process
+from benchmarks.workers import deploy, workers
+from nanobanana_blocks import ImageStore, NanoBananaClient, PollPolicy
+from nanobanana_blocks.batch import Batch
+from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.landing import open_landing
+from nanobanana_blocks.ledger import Entry, Ledger, open_ledger
+from nanobanana_blocks.manifest import Row, parse_manifest
+from nanobanana_blocks.models import BatchReport
+from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
+from nanobanana_blocks.storage import Destination
 
 IMAGE_BYTES = 60_000
 SPEED = 3.0
 LOOK_SECONDS = 0.5
 MOST_SECONDS = 1500.0
+AMPLE_REQUESTS_PER_SECOND = 1000.0
+LEAST_USE = 0.85
+MOST_LEDGER = 1.1
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
@@ -83,3 +106,130 @@ class DeployedBatch:
         """The name of a run's flow."""
         flow = self._http.get(f"/flow_runs/{run_id}").json()["flow_id"]
         return str(self._http.get(f"/flows/{flow}").json()["name"])
+
+
+class Sample(NamedTuple):
+    """What the sandbox had counted at a moment; `at` in seconds."""
+
+    at: float
+    submits: int
+    requests: int
+
+
+def sample(sandbox: SandboxControl) -> Sample:
+    stats = sandbox.stats()
+    requests = sum(n for route, n in stats.requests.items() if route != "files")
+    return Sample(time.monotonic(), stats.submits, requests)
+
+
+def measure_shards(rows: int, shards: int, rate: int, speed: float) -> None:
+    limit = RateLimit(on="api", requests=rate, per_seconds=1.0, algorithm="token-bucket")
+    settings = SandboxSettings(
+        image_bytes=IMAGE_BYTES, speed=speed, credits=10**6, rate_limits=(limit,)
+    )
+    with ExitStack() as stack:
+        environment = stack.enter_context(prefect_server())
+        sandbox = stack.enter_context(sandbox_process(settings))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nanobanana-batch-")))
+        environment |= {KEY_VARIABLE: sandbox.api_key, BASE_URL_VARIABLE: sandbox.base_url}
+        deploy(environment)
+        stack.enter_context(workers(2, environment))
+        batch = stack.enter_context(DeployedBatch(environment))
+        parameters = {
+            "manifest": str(write_manifest(folder, rows)),
+            "destination": str(folder / "images"),
+            "shards": shards,
+            "poll": {"requests_per_second": rate},
+        }
+        run = batch.start(parameters)
+        samples = []
+        while not batch.has_ended(run):
+            samples.append(sample(sandbox))
+            time.sleep(LOOK_SECONDS)
+        told = (folder / "images" / "prompts.report.json").read_bytes()
+        report = BatchReport.model_validate_json(told)
+        stats = sandbox.stats()
+    print(f"\n{rows:,} rows, {shards} shards, 2 workers, {rate} requests/s allowed")
+    print(f"  {report.describe()}; {stats.submits:,} submits, {stats.rate_limited} refused (429)")
+    at_work = [s for s in samples if 0 < s.submits < rows]
+    if len(at_work) > 1:
+        first, last = at_work[0], at_work[-1]
+        use = (last.requests - first.requests) / (rate * (last.at - first.at))
+        print(f"  {last.requests - first.requests:,} requests while rows waited to be submitted")
+        goal(f"budget use {use:.0%} >= {LEAST_USE:.0%}", met=use >= LEAST_USE)
+    goal(f"{report.counts['landed']:,} rows landed", met=report.counts["landed"] == rows)
+    goal(f"{stats.rate_limited} requests beyond the budget", met=stats.rate_limited == 0)
+
+
+class ForgetfulLedger(Ledger):
+    """A ledger that keeps nothing, to compare with."""
+
+    def __init__(self) -> None:
+        self._attempts = {}
+        self._others = {}
+
+    async def load(self, keys: Iterable[str] | None = None) -> None:
+        """There is nothing to read."""
+
+    async def _create(self, _: Entry) -> bool:
+        return True
+
+    async def _update(self, entry: Entry, **changes: Any) -> Entry:
+        updated = entry.model_copy(update=changes)
+        self._keep(updated)
+        return updated
+
+
+async def seconds_for(rows: Sequence[Row], sandbox: SandboxControl, *, with_ledger: bool) -> float:
+    with tempfile.TemporaryDirectory(prefix="nanobanana-ledger-") as folder:
+        poll = PollPolicy(requests_per_second=AMPLE_REQUESTS_PER_SECOND)
+        async with AsyncExitStack() as stack:
+            client = NanoBananaClient(sandbox.api_key, sandbox.base_url)
+            await stack.enter_async_context(client)
+            place = await stack.enter_async_context(await Destination.open(folder))
+            landing = await stack.enter_async_context(
+                open_landing((), client, place, poll=poll, expecting=len(rows))
+            )
+            ledger: Ledger = ForgetfulLedger()
+            if with_ledger:
+                ledger = await stack.enter_async_context(open_ledger(ImageStore(url=folder)))
+            await ledger.load()
+            batch = Batch("", "", rows, client, landing, ledger, timeout=300, in_flight=200)
+            began = time.monotonic()
+            await batch.process_each(rows)
+            return time.monotonic() - began
+
+
+def measure_ledger(count: int, pairs: int, speed: float) -> None:
+    settings = SandboxSettings(image_bytes=IMAGE_BYTES, speed=speed, credits=10**6)
+    text = "".join(f'{{"prompt": "Product {number}"}}\n' for number in range(count))
+    rows = parse_manifest(text.encode(), source="rows.jsonl").rows
+    ratios = []
+    with sandbox_process(settings) as sandbox:
+        for _ in range(pairs):
+            without, kept = (
+                asyncio.run(seconds_for(rows, sandbox, with_ledger=with_ledger))
+                for with_ledger in (False, True)
+            )
+            ratios.append(kept / without)
+    spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"\n{count:,} rows in one process, ample budget: with the ledger / without: {spread}")
+    ratio = median(ratios)
+    goal(f"wall {ratio:.2f}x <= {MOST_LEDGER}x", met=ratio <= MOST_LEDGER)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few rows, too few to judge")
+    smoke = parser.parse_args().smoke
+    interrupt_on_sigterm()
+    if smoke:
+        measure_ledger(40, 1, 10 * SPEED)
+        measure_shards(20, 2, 100, 10 * SPEED)
+        return
+    measure_ledger(500, 3, SPEED)
+    measure_shards(2000, 4, 60, SPEED)
+
+
+if __name__ == "__main__":
+    main()

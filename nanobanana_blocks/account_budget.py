@@ -67,7 +67,7 @@ async def sharing_account_budget(credentials: str, budget: RequestBudget) -> Asy
     Raises:
         NanoBananaError: No slot became free within an hour.
     """
-    own = budget.requests_per_second
+    own = budget.allowed
     async with get_client() as prefect:
         limit = await _limit(prefect, credentials)
         if limit is None or not limit.active:

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any
 
+import anyio
+
 from nanobanana_blocks.client import NanoBananaClient, SubmitInTurn
 from nanobanana_blocks.errors import (
     InvalidInput,
@@ -111,6 +113,7 @@ class Batch:
         self._started_at = datetime.now(timezone.utc)
         self._slots = asyncio.Semaphore(in_flight)
         self._no_more_submits: NanoBananaError | None = None
+        self._submitted_here: dict[str, str] = {}
         self._revelations = {entry.job_key: _future() for entry in self.unanswered}
 
     @property
@@ -145,9 +148,10 @@ class Batch:
         Raises:
             InvalidInput: Some are.
         """
+        named = [(row, row.name) for row in self.rows if row.name]
+        receipts = await asyncio.gather(*(self.landing.receipt_of(name) for _, name in named))
         taken = []
-        for row in self.rows:
-            receipt = await self.landing.receipt_of(row.name) if row.name else None
+        for (row, _), receipt in zip(named, receipts, strict=True):
             if receipt and receipt.task_id not in (row.task_id, *self._ledger.task_ids(row.key)):
                 taken.append(f"row {row.number}: {row.name} is task {receipt.task_id}'s")
         if taken:
@@ -161,7 +165,7 @@ class Batch:
         """What became of the rows; of those that were not attempted too, once it is finished."""
         now = datetime.now(timezone.utc)
         outcomes = (
-            self.outcomes.get(row.number) or (_not_attempted(row) if finished else None)
+            self.outcomes.get(row.number) or (self._without_end(row) if finished else None)
             for row in self.rows
         )
         return BatchReport(
@@ -174,6 +178,16 @@ class Batch:
             credits_before=self.credits_before,
             outcomes=[outcome for outcome in outcomes if outcome],
         )
+
+    def _without_end(self, row: Row) -> RowOutcome:
+        task_id = self._submitted_here.get(row.key)
+        if task_id is None:
+            return _row_outcome(row, not_attempted(row.task_id or ""))
+        error = NanoBananaError("the run ended before it landed. Running again goes on with it.")
+        landed = LandingOutcome(
+            task_id=task_id, status=LandingStatus.FAILED, error=ErrorSummary.of(error)
+        )
+        return _row_outcome(row, landed, submitted=True)
 
     async def process_each(self, rows: Iterable[Row]) -> None:
         """Submit and land rows side by side, begun in their order; `outcomes` tells of each.
@@ -211,7 +225,7 @@ class Batch:
                 progress.error = ErrorSummary.of(
                     NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
                 )
-        outcome = self.outcomes[row.number] = progress.outcome()
+        outcome = self.outcomes[row.number] = progress.outcome(submitted=row.key in self._submitted_here)
         try:
             if self._on_outcome:
                 self._on_outcome(outcome)
@@ -243,15 +257,14 @@ class Batch:
         if entry and not self._is_to_be_submitted(row, entry):
             return entry
         while True:
+            self._refuse_if_no_more()
             async with self.client.turn_to_submit() as submit:
-                if self._no_more_submits:
-                    raise copy.copy(self._no_more_submits)
+                self._refuse_if_no_more()
                 entry, ours = await self._ledger.intend(row, request)
                 if ours:
                     self._revelations[entry.job_key] = _future()
-                    submitting = self._submit(entry, request, submit, progress)
                     try:
-                        entry = await _to_its_end(submitting)
+                        entry = await _to_its_end(self._submit(entry, request, submit))
                     except (RateLimited, NetworkError) as error:
                         if progress.seconds < self._timeout:
                             continue
@@ -259,8 +272,12 @@ class Batch:
                         raise
             return await self._await_answer(entry)
 
+    def _refuse_if_no_more(self) -> None:
+        if self._no_more_submits:
+            raise copy.copy(self._no_more_submits)
+
     async def _submit(
-        self, entry: Entry, request: GenerationRequest, submit: SubmitInTurn, progress: _Progress
+        self, entry: Entry, request: GenerationRequest, submit: SubmitInTurn
     ) -> Entry:
         """Submit a row whose intent is noted, and note what came of it."""
         address = self._callback_url(entry.job_key) if self._callback_url else None
@@ -274,7 +291,8 @@ class Batch:
         except Unauthorized as error:
             await self._ledger.retract(entry)
             error.affects_all = True
-            raise
+            self._no_more_submits = error
+            raise copy.copy(error) from None
         except OutOfCredits as error:
             await self._ledger.retract(entry)
             self._no_more_submits = OutOfCredits(
@@ -284,7 +302,7 @@ class Batch:
         except NanoBananaError as error:
             await self._ledger.failed(entry, Failure.REFUSED, ErrorSummary.of(error))
             raise
-        progress.submitted = True
+        self._submitted_here[entry.key] = task_id
         return await self._note_task(entry, task_id)
 
     async def _note_task(self, entry: Entry, task_id: str) -> Entry:
@@ -346,7 +364,6 @@ class _Progress:
     def __init__(self, row: Row, *, changed: bool) -> None:
         self.row = row
         self.task_id = row.task_id or ""
-        self.submitted = False
         self.landed: LandingOutcome | None = None
         self.error: ErrorSummary | None = None
         self._changed = changed
@@ -357,15 +374,15 @@ class _Progress:
         """Seconds since this run took the row up."""
         return asyncio.get_running_loop().time() - self._started
 
-    def outcome(self) -> RowOutcome:
+    def outcome(self, *, submitted: bool) -> RowOutcome:
         landed = self.landed or LandingOutcome(
             task_id=self.task_id, status=LandingStatus.FAILED, error=self.error
         )
         return _row_outcome(
             self.row,
             landed,
-            submitted=self.submitted,
-            changed=self._changed and not self.submitted,
+            submitted=submitted,
+            changed=self._changed and not submitted,
         )
 
 
@@ -378,10 +395,6 @@ def _row_outcome(row: Row, landed: LandingOutcome, **facts: Any) -> RowOutcome:
         credits=row.request.estimated_credits if row.request else 0,
         **facts,
     )
-
-
-def _not_attempted(row: Row) -> RowOutcome:
-    return _row_outcome(row, not_attempted(row.task_id or ""))
 
 
 def _future() -> asyncio.Future[str]:
@@ -405,11 +418,12 @@ async def keeping_report(
 ) -> AsyncIterator[None]:
     """Keep the batch's report up to date until the context ends; beside the images by default."""
     place = place or batch.landing.destination
-    keeper = asyncio.create_task(_keep_report(batch, place, name))
+    ended = asyncio.Event()
+    keeper = asyncio.create_task(_keep_report(batch, place, name, ended))
     try:
         yield
     finally:
-        keeper.cancel()
+        ended.set()  # a publish that is cancelled may still take place, after the last one
         await asyncio.gather(keeper, return_exceptions=True)
         await publish_report(place, batch.report(finished=True), name)
 
@@ -424,10 +438,13 @@ async def publish_report(place: Destination, report: BatchReport, name: str | No
         logger.warning("The report of the batch could not be written: %s", error)
 
 
-async def _keep_report(batch: Batch, place: Destination, name: str | None) -> None:
-    while True:
+async def _keep_report(
+    batch: Batch, place: Destination, name: str | None, ended: asyncio.Event
+) -> None:
+    while not ended.is_set():
         await publish_report(place, batch.report(finished=False), name)
-        await asyncio.sleep(REPORT_SECONDS)
+        with anyio.move_on_after(REPORT_SECONDS):
+            await ended.wait()
 
 
 _UNANSWERED = ErrorSummary.of(

@@ -101,7 +101,7 @@ def date_of_run(given: date | None, timezone: str) -> str:
         return given.isoformat()
     try:
         zone = ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidInput(f"timezone {timezone!r:.60} is not known: write Europe/Berlin") from None
     scheduled: datetime = flow_run.scheduled_start_time
     return scheduled.astimezone(zone).date().isoformat()
@@ -179,9 +179,9 @@ async def process_here(
         NanoBananaError: What concerns the whole run, such as a refused key.
     """
     async with (
+        keeping_report(batch, reports, report),
         sharing_account_budget(job.credentials, batch.client.budget),
         showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
-        keeping_report(batch, reports, report),
         waking_on_callbacks(batch.landing, batch.reveal),
     ):
         await _reveal_earlier(batch)

@@ -28,6 +28,11 @@ class RequestBudget:
         self._pause = FIRST_PAUSE_SECONDS
 
     @property
+    def allowed(self) -> float:
+        """The requests per second that were allowed last."""
+        return self._allowed
+
+    @property
     def requests_per_second(self) -> float:
         """The rate in force, lower than the one allowed after a refusal."""
         return self._rate

@@ -106,6 +106,9 @@ CredentialsName = Annotated[
 @app.command()
 def demo(
     to: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("nanobanana-demo"),
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Show a batch from a file of prompts instead.")
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave Prefect's UI up until Ctrl-C.")
     ] = False,
@@ -118,7 +121,7 @@ def demo(
         _forget_own_prefect(home)
         from nanobanana_blocks.demo import run_demo
 
-        run_demo(to, Path(home), keep=keep)
+        run_demo(to, Path(home), keep=keep, batch=batch)
 
 
 @app.command()

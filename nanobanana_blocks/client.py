@@ -197,6 +197,7 @@ class NanoBananaClient:
         """
         async with self._submitting:
             await self.submit_budget.acquire()
+            await self.budget.acquire()
             yield self._submit_in_turn
 
     async def _submit_in_turn(
@@ -209,7 +210,9 @@ class NanoBananaClient:
         pause = FIRST_SUBMIT_PAUSE_SECONDS
         while True:
             try:
-                data = await self._ask("POST", path, limit=self.submit_budget, json=body)
+                data = await self._ask(
+                    "POST", path, limit=self.submit_budget, has_turn=True, json=body
+                )
                 return protocol.read_submitted(data)
             except APIError as error:
                 if isinstance(error, RateLimited):
@@ -223,6 +226,7 @@ class NanoBananaClient:
                     raise
             await asyncio.sleep(wait)
             await self.submit_budget.acquire()
+            await self.budget.acquire()
 
     async def get_credits(self) -> int:
         """Ask how many credits the account has left, once.
@@ -250,14 +254,16 @@ class NanoBananaClient:
         *,
         task_id: str | None = None,
         limit: RequestBudget | None = None,
+        has_turn: bool = False,
         **arguments: Any,
     ) -> Any:
         """Send one request within the budget and return the `data` of an answer that says yes.
 
         `limit` is the budget that learns whether the service minds; the ordinary one by default.
+        `has_turn` tells that the request's turn has been waited for already.
         """
         limit = limit or self.budget
-        response, body = await self._exchange(method, path, task_id, arguments)
+        response, body = await self._exchange(method, path, task_id, has_turn, arguments)
         try:
             data = protocol.read_envelope(response.status_code, body, task_id=task_id)
         except ProtocolError as error:
@@ -272,13 +278,19 @@ class NanoBananaClient:
         return data
 
     async def _exchange(
-        self, method: str, path: str, task_id: str | None, arguments: dict[str, Any]
+        self,
+        method: str,
+        path: str,
+        task_id: str | None,
+        has_turn: bool,
+        arguments: dict[str, Any],
     ) -> tuple[httpx.Response, bytes]:
         body = bytearray()
         sent = True
         try:
             async with self._in_flight:
-                await self.budget.acquire()
+                if not has_turn:
+                    await self.budget.acquire()
                 if self._http.is_closed:
                     raise NanoBananaError("the client is closed.", task_id=task_id)
                 with anyio.fail_after(self._timeout):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
@@ -35,7 +36,7 @@ from nanobanana_blocks.artifacts import OUTCOMES_KEY
 from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Sandbox, TaskPlan
+from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 
 SERVER_START_SECONDS = 90.0
 FLOW_START_SECONDS = 8
@@ -44,27 +45,67 @@ STYLES = {"Completed": "green", "Failed": "red", "TimedOut": "red", "AwaitingRet
 
 console = Console(highlight=False)
 
+REFUSED = TaskPlan(
+    seconds=FLOW_START_SECONDS + 3,
+    outcome="generate-failed",
+    error_code=400,
+    error_message=CONTENT_POLICY_MESSAGE,
+)
 PLANS = [
     *(TaskPlan(seconds=FLOW_START_SECONDS + wait) for wait in (1, 2, 4, 6, 7, 9, 12, 18)),
     TaskPlan(seconds=FLOW_START_SECONDS + 5, images=4),
     TaskPlan(seconds=FLOW_START_SECONDS + 8, media_type="image/webp", url_extension="png"),
-    TaskPlan(
-        seconds=FLOW_START_SECONDS + 3,
-        outcome="generate-failed",
-        error_code=400,
-        error_message=CONTENT_POLICY_MESSAGE,
-    ),
+    REFUSED,
     TaskPlan(seconds=FLOW_START_SECONDS + 4, dead_result_url="always"),
 ]
 
 
-def run_demo(to: Path, home: Path, *, keep: bool) -> None:
+PROMPTS = ("sunrise", "harbour", "orchard", "glacier", "lantern", "meadow", "canyon", "library")
+
+
+class Show(NamedTuple):
+    """What a demonstration runs: a flow, and what its task runs are called, by name."""
+
+    flow: str
+    parameters: dict[str, Any]
+    task_runs: dict[str, str]
+
+
+def show_landing(sandbox: Sandbox, to: Path) -> Show:
+    """A dozen generation tasks to be landed, one of which fails."""
+    task_ids = sandbox.add_tasks(PLANS)
+    return Show(
+        "land_images",
+        {"task_ids": task_ids, "destination": str(to)},
+        {f"land {task_id}": f"{task_id[:10]}…" for task_id in task_ids},
+    )
+
+
+def show_batch(sandbox: Sandbox, to: Path) -> Show:
+    """A manifest of prompts to be submitted and landed; the answer to one submit is lost."""
+    refused = sandbox.add_task(REFUSED)
+    sandbox.configure(submitted_task=TaskPlan(), speed=3)
+    sandbox.add_fault(Fault(kind="drop", on="submit", takes_effect=True, count=1))
+    rows = [{"prompt": f"Bananas in a {place}", "name": place} for place in PROMPTS]
+    rows += [{"task_id": refused, "name": "refused"}]
+    to.mkdir(parents=True, exist_ok=True)
+    manifest = to / "prompts.jsonl"
+    manifest.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Show(
+        "run_batch",
+        {"manifest": str(manifest), "destination": str(to)},
+        {f"row {n}: {row['name']}": row["name"] for n, row in enumerate(rows, start=1)},
+    )
+
+
+def run_demo(to: Path, home: Path, *, keep: bool, batch: bool = False) -> None:
     """Run the demonstration and print what came of it.
 
     Args:
         to: Folder for the images; made if need be.
         home: Folder for the demonstration's own Prefect; its caller removes it.
         keep: Leave Prefect running, so that its UI shows this very run, until Ctrl-C.
+        batch: Show a batch from a manifest of prompts, not the landing of given tasks.
 
     Raises:
         NanoBananaError: The demonstration could not be run.
@@ -73,13 +114,13 @@ def run_demo(to: Path, home: Path, *, keep: bool) -> None:
     with Sandbox() as sandbox:
         console.print("A local sandbox stands in for the NanoBanana API: no credits are spent.")
         with own_prefect(home) as environment:
-            task_ids = sandbox.add_tasks(PLANS)
+            show = show_batch(sandbox, to) if batch else show_landing(sandbox, to)
             environment |= {
                 KEY_VARIABLE: sandbox.api_key,
                 BASE_URL_VARIABLE: sandbox.base_url,
             }
             ui = environment["PREFECT_API_URL"].removesuffix("/api")
-            run = asyncio.run(_run_and_watch(task_ids, to, home, environment))
+            run = asyncio.run(_run_and_watch(show, to, home, environment))
             _say_what_next(to)
             if keep:
                 console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
@@ -87,21 +128,18 @@ def run_demo(to: Path, home: Path, *, keep: bool) -> None:
                 _wait_for_interrupt()
 
 
-async def _run_and_watch(
-    task_ids: list[str], to: Path, home: Path, environment: dict[str, str]
-) -> UUID:
-    parameters = {"task_ids": task_ids, "destination": str(to)}
+async def _run_and_watch(show: Show, to: Path, home: Path, environment: dict[str, str]) -> UUID:
     log = home / "flow.log"
     with log.open("wb") as output:
         flow_process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, json.dumps(parameters)),
+            *(sys.executable, "-m", __name__, show.flow, json.dumps(show.parameters)),
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
             async with PrefectClient(environment["PREFECT_API_URL"]) as prefect:
-                run = await _watch(prefect, task_ids, to, flow_process)
+                run = await _watch(prefect, show, to, flow_process)
                 if run is None:
                     raise NanoBananaError(f"the flow did not start:\n{log.read_text()[-2000:]}")
                 await _print_outcomes(prefect, run)
@@ -113,7 +151,7 @@ async def _run_and_watch(
 
 
 async def _watch(
-    prefect: PrefectClient, task_ids: list[str], to: Path, flow_process: asyncio.subprocess.Process
+    prefect: PrefectClient, show: Show, to: Path, flow_process: asyncio.subprocess.Process
 ) -> FlowRun | None:
     """Show the run's task runs as they change, until its process has ended."""
     run: FlowRun | None = None
@@ -124,7 +162,7 @@ async def _watch(
             runs = await prefect.read_flow_runs(limit=1)
             run = runs[0] if runs else None
             task_runs = await _task_runs(prefect, run) if run else []
-            live.update(_draw(task_ids, to, run, task_runs))
+            live.update(_draw(show, to, run, task_runs))
             if last_look:
                 return run
             await asyncio.wait([ended], timeout=REFRESH_SECONDS)
@@ -134,9 +172,9 @@ async def _task_runs(prefect: PrefectClient, run: FlowRun) -> list[TaskRun]:
     return await prefect.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
 
 
-def _draw(task_ids: list[str], to: Path, run: FlowRun | None, task_runs: list[TaskRun]) -> Table:
+def _draw(show: Show, to: Path, run: FlowRun | None, task_runs: list[TaskRun]) -> Table:
     settled = sum(bool(task_run.state and task_run.state.is_final()) for task_run in task_runs)
-    progress = f"Flow run '{run.name}': {settled} of {len(task_ids)} settled" if run else ""
+    progress = f"Flow run '{run.name}': {settled} of {len(show.task_runs)} settled" if run else ""
     table = Table(
         title=escape(progress) or "Starting the flow …",
         title_justify="left",
@@ -149,15 +187,15 @@ def _draw(task_ids: list[str], to: Path, run: FlowRun | None, task_runs: list[Ta
     table.add_column("s", justify="right", min_width=3)
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     by_name = {task_run.name: task_run for task_run in task_runs}
-    for task_id in task_ids:
-        task_run = by_name.get(f"land {task_id}")
+    for name, label in show.task_runs.items():
+        task_run = by_name.get(name)
         state = task_run.state if task_run else None
-        name = state.name if state and state.name else "–"
+        state_name = state.name if state and state.name else "–"
         seconds = f"{task_run.total_run_time.total_seconds():.0f}" if task_run else ""
         message = (state.message or "") if state and state.is_final() else ""
-        shown = f"[{STYLES.get(name, 'cyan')}]{escape(name)}[/]"
-        told = message.replace(f"task {task_id}: ", "").replace(f"{to}{os.sep}{task_id}", "…")
-        table.add_row(f"{task_id[:10]}…", shown, seconds, escape(told))
+        shown = f"[{STYLES.get(state_name, 'cyan')}]{escape(state_name)}[/]"
+        told = re.sub(r"task \w+: ", "", message).replace(f"{to}{os.sep}", "…")
+        table.add_row(label, shown, seconds, escape(told))
     return table
 
 
@@ -170,7 +208,8 @@ async def _print_outcomes(prefect: PrefectClient, run: FlowRun) -> None:
     console.print(f"\n[bold]{escape(table.description or '')}[/]")
     for row in rows:
         if row["what happened"]:
-            console.print(f"[red]{row['task']}[/]  {escape(row['what happened'])}", soft_wrap=True)
+            who = row.get("name") or row["task"]
+            console.print(f"[red]{escape(who)}[/]  {escape(row['what happened'])}", soft_wrap=True)
 
 
 def _say_what_next(to: Path) -> None:
@@ -178,6 +217,7 @@ def _say_what_next(to: Path) -> None:
     console.print(
         "Next, with the real API: export NANOBANANA_API_KEY, then\n"
         "  nanobanana land TASK_ID --to FOLDER_OR_URL      without a Prefect run\n"
+        "  nanobanana demo --batch                         a batch from a file of prompts\n"
         "  nanobanana save-key && prefect deploy --all     as Prefect deployments"
     )
 
@@ -239,7 +279,10 @@ def _wait_for_interrupt() -> None:
 
 
 def flow_entrypoint(name: str) -> str:
-    """Where a flow of this project is: in the installed package, or beside it in a checkout."""
+    """Where a flow of this project is: in the installed package, or beside it in a checkout.
+
+    The file and the flow have the same name.
+    """
     package = Path(__file__).parent
     found = next(
         path
@@ -249,14 +292,14 @@ def flow_entrypoint(name: str) -> str:
     return f"{found}:{name}"
 
 
-async def _run_flow(parameters: dict[str, Any]) -> None:
+async def _run_flow(name: str, parameters: dict[str, Any]) -> None:
     block = NanoBananaCredentials.from_environment()
     if block is None:
         raise NanoBananaError(f"{KEY_VARIABLE} is not set")
     await block.asave("default", overwrite=True)
-    land_images: Flow[..., Any] = load_flow_from_entrypoint(flow_entrypoint("land_images"))
-    await run_flow_async(land_images, parameters=parameters, return_type="state")
+    shown: Flow[..., Any] = load_flow_from_entrypoint(flow_entrypoint(name))
+    await run_flow_async(shown, parameters=parameters, return_type="state")
 
 
 if __name__ == "__main__":
-    asyncio.run(_run_flow(json.loads(sys.argv[1])))
+    asyncio.run(_run_flow(sys.argv[1], json.loads(sys.argv[2])))

@@ -130,22 +130,28 @@ class Ledger:
             StorageError: An entry cannot be understood: whether it was paid for cannot be told.
         """
         wanted = None if keys is None else {safe_name(key) for key in keys}
-        names = {
-            name
-            for name in await self._folder.list()
+        sizes = {
+            name: size
+            for name, size in (await self._folder.list()).items()
             if (parts := _ENTRY_NAME.fullmatch(name))
             and (wanted is None or parts["stem"] in wanted)
         }
         for entry in await self._summary():
-            if entry.file_name in names:
-                self._keep(entry)
-            else:
+            known = self._attempts.get(entry.key, {}).get(entry.attempt)
+            if entry.file_name not in sizes:
                 self._others[entry.file_name] = entry
-        for entry in self._all():
-            if not entry.is_unanswered:
-                names.discard(entry.file_name)
-        for found in await asyncio.gather(*map(self._read, names)):
-            if found:
+            elif known is None or known.is_unanswered:
+                self._keep(entry)
+        answered = {entry.file_name: entry for entry in self._all() if not entry.is_unanswered}
+        unread = (
+            name
+            for name, size in sizes.items()
+            if name not in answered or len(_content(answered[name])) != size
+        )
+        for found in await asyncio.gather(*map(self._read, unread)):
+            # An answer that was known, but could not be written to the file, stays known.
+            known = found and answered.get(found.file_name)
+            if found and not (known and known.job_key == found.job_key and found.is_unanswered):
                 self._keep(found)
 
     def latest(self, key: str) -> Entry | None:
@@ -240,7 +246,7 @@ class Ledger:
             return []
 
     async def _create(self, entry: Entry) -> bool:
-        name, data = entry.file_name, entry.model_dump_json(exclude_none=True).encode()
+        name, data = entry.file_name, _content(entry)
         if not self._folder.can_create:
             if await self._folder.size_of(name) is not None:
                 return False
@@ -268,12 +274,16 @@ class Ledger:
     async def _update(self, entry: Entry, **changes: Any) -> Entry:
         updated = entry.model_copy(update=changes)
         self._keep(updated)
-        data = updated.model_dump_json(exclude_none=True).encode()
-        await self._folder.publish(entry.file_name, data, _MEDIA_TYPE)
+        await self._folder.publish(entry.file_name, _content(updated), _MEDIA_TYPE)
         return updated
 
     def _keep(self, entry: Entry) -> None:
+        self._others.pop(entry.file_name, None)
         self._attempts.setdefault(entry.key, {})[entry.attempt] = entry
+
+
+def _content(entry: Entry) -> bytes:
+    return entry.model_dump_json(exclude_none=True).encode()
 
 
 def _file_name(key: str, attempt: int) -> str:

@@ -37,7 +37,7 @@ REPORTS_FOLDER = ".nanobanana/shards"
 
 LOOK_SECONDS = 3.0
 UNCLAIMED_SECONDS = 900.0
-"""How long all child runs may wait for a worker at the same time."""
+"""How long all child runs that are left may wait for a worker at the same time."""
 
 SILENT_SECONDS = 300.0
 """After so long without news in its report, a child run is taken for dead."""
@@ -97,7 +97,7 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
 
     Raises:
         InvalidInput: There is no such deployment.
-        NanoBananaError: No worker has taken any of the child runs for a quarter of an hour.
+        NanoBananaError: No worker has taken any of those that are left for a quarter of an hour.
     """
     await ensure_account_budget(job.credentials, job.poll.requests_per_second)
     of = min(count, len(batch.rows))
@@ -112,9 +112,11 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
     ]
     async with get_client() as prefect, opening_shard_reports(job) as reports:
         sharded = ShardedBatch(batch, shards, reports)
-        runs = {await _start(shard, job, deployment): shard for shard in shards}
-        get_run_logger().info("%s child runs of %s share the rows", of, deployment)
+        runs: dict[UUID, Shard] = {}
         try:
+            for shard in shards:
+                runs[await _start(shard, job, deployment)] = shard
+            get_run_logger().info("%s child runs of %s share the rows", of, deployment)
             async with showing_progress(len(batch.rows), lambda: len(sharded.outcomes), "Rows"):
                 await _follow(prefect, runs, sharded)
         except BaseException:
@@ -168,20 +170,21 @@ async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: Shar
             await sharded.publish(finished=False)
             published_at = _now()
         states = await _states(prefect, left)
+        if not states or any(state.is_running() for state in states.values()):
+            unclaimed_since = _now()
         for run_id, state in states.items():
             if state.is_final():
                 shard = left.pop(run_id)
+                unclaimed_since = _now()
                 if not state.is_completed():
                     logger.error("Shard %s ended %s: %s", shard.number, state.name, state.message)
             elif state.is_running() and sharded.is_silent(left[run_id]):
                 shard = left.pop(run_id)
                 logger.error("Shard %s has been silent too long; its worker has died", shard.number)
-        if len(left) < len(runs) or any(state.is_running() for state in states.values()):
-            unclaimed_since = _now()
         if _now() - unclaimed_since > UNCLAIMED_SECONDS:
             raise NanoBananaError(
-                "no worker has taken any of the child runs. Start one more worker, or raise the "
-                "limit of the one that runs this batch: it occupies a place itself."
+                f"no worker has taken any of {len(left)} child runs. Start one more worker, or "
+                "raise the limit of the one that runs this batch: it occupies a place itself."
             )
 
 

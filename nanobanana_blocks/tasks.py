@@ -23,6 +23,7 @@ from nanobanana_blocks.account_budget import sharing_account_budget
 from nanobanana_blocks.credentials import load_credentials
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
+from nanobanana_blocks.generation import GenerationRequest
 from nanobanana_blocks.image_store import load_store
 from nanobanana_blocks.landing import Landing, open_landing
 from nanobanana_blocks.models import LandingOutcome, TaskDetails
@@ -122,6 +123,29 @@ async def land_task(
         if task_id in landing.errors:
             raise landing.errors[task_id]
         return outcome
+
+
+@task(task_run_name="submit to {request.endpoint.value}", **RETRIES)
+async def submit_generation(
+    request: GenerationRequest, credentials: str = "default", callback_url: str | None = None
+) -> str:
+    """Submit a generation task, which costs credits, and return its id; for flows of your own.
+
+    Prefect retries it only where the service has certainly not taken it. A flow that runs again
+    submits again: `run_batch` is what remembers.
+
+    Args:
+        request: What to generate.
+        credentials: Name of a saved `NanoBananaCredentials` block.
+        callback_url: Where the service is to post the outcome.
+
+    Raises:
+        UnconfirmedSubmit: It is not known whether a task was created, and billed.
+        MissingCredentials: No such block is saved, nor is `NANOBANANA_API_KEY` set.
+        APIError: Another of its subclasses: no task was created.
+    """
+    async with (await load_credentials(credentials)).get_client() as client:
+        return await client.submit(request, callback_url=callback_url)
 
 
 @asynccontextmanager
