@@ -128,7 +128,12 @@ def summary_of(report: BatchReport) -> str:
             told = example.error.message if example.error else ""
             shown = " ".join(told.replace("|", "\\|").split())
             lines.append(f"| {class_name} | {count:,} | row {example.row}: {shown} |")
-        lines += ["", "Running again does only what is missing.", ""]
+        lines += [
+            "",
+            "Running again does only what is missing. Rows that were refused, failed for good or "
+            "are unconfirmed are submitted again only where `retry` holds their kind.",
+            "",
+        ]
     if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
         lines.append(
             f"{len(changed):,} rows have changed since they were submitted and were left as they "

@@ -225,7 +225,9 @@ class Batch:
                 progress.error = ErrorSummary.of(
                     NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
                 )
-        outcome = self.outcomes[row.number] = progress.outcome(submitted=row.key in self._submitted_here)
+        outcome = self.outcomes[row.number] = progress.outcome(
+            submitted=row.key in self._submitted_here
+        )
         try:
             if self._on_outcome:
                 self._on_outcome(outcome)
@@ -260,26 +262,25 @@ class Batch:
             self._refuse_if_no_more()
             async with self.client.turn_to_submit() as submit:
                 self._refuse_if_no_more()
-                entry, ours = await self._ledger.intend(row, request)
-                if ours:
-                    self._revelations[entry.job_key] = _future()
-                    try:
-                        entry = await _to_its_end(self._submit(entry, request, submit))
-                    except (RateLimited, NetworkError) as error:
-                        if progress.seconds < self._timeout:
-                            continue
-                        self._no_more_submits = error
-                        raise
+                try:
+                    entry = await _to_its_end(self._submit(row, request, submit))
+                except (RateLimited, NetworkError) as error:
+                    if progress.seconds < self._timeout:
+                        continue
+                    self._no_more_submits = error
+                    raise
             return await self._await_answer(entry)
 
     def _refuse_if_no_more(self) -> None:
         if self._no_more_submits:
             raise copy.copy(self._no_more_submits)
 
-    async def _submit(
-        self, entry: Entry, request: GenerationRequest, submit: SubmitInTurn
-    ) -> Entry:
-        """Submit a row whose intent is noted, and note what came of it."""
+    async def _submit(self, row: Row, request: GenerationRequest, submit: SubmitInTurn) -> Entry:
+        """Submit a row, unless another run is about to, and note before and after it."""
+        entry, ours = await self._ledger.intend(row, request)
+        if not ours:
+            return entry
+        self._revelations[entry.job_key] = _future()
         address = self._callback_url(entry.job_key) if self._callback_url else None
         try:
             task_id = await submit(request, address, SUBMIT_SECONDS)

@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 MEBIBYTE = 2**20
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 MOST_REDIRECTS = 5
+MOST_PIXELS = 2**26
 
 IDLE_CONNECTIONS = 4
 """Connections kept open between images; httpcore looks at each of them for every request."""
@@ -145,7 +146,7 @@ class ImageDownloader:
         rules: EgressRules,
         *,
         max_bytes: int = 64 * MEBIBYTE,
-        max_pixels: int = 2**26,
+        max_pixels: int = MOST_PIXELS,
         budget_bytes: int = 256 * MEBIBYTE,
         connections: int = 8,
         seconds_per_image: float = 120.0,

@@ -252,12 +252,17 @@ class Ledger:
                 return False
             await self._folder.publish(name, data, _MEDIA_TYPE)
             return True
+        failure = None
         try:
-            return await self._folder.create(name, data, _MEDIA_TYPE)
-        except StorageError:
-            if await self._folder.read(name) == data:
+            if await self._folder.create(name, data, _MEDIA_TYPE):
                 return True
-            raise
+        except StorageError as error:
+            failure = error
+        if await self._folder.read(name) == data:  # it took effect, and its answer was lost
+            return True
+        if failure:
+            raise failure
+        return False
 
     async def _read(self, name: str) -> Entry | None:
         data = await self._folder.read(name)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -30,14 +31,18 @@ from nanobanana_blocks.artifacts import showing_progress
 from nanobanana_blocks.batch import REPORT_SECONDS, Batch, publish_report
 from nanobanana_blocks.batch_runs import BatchJob, Shard, dated_store
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
+from nanobanana_blocks.images import MOST_PIXELS
 from nanobanana_blocks.models import BatchReport
 from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.verification import verify_image
 
 REPORTS_FOLDER = ".nanobanana/shards"
 
 LOOK_SECONDS = 3.0
 UNCLAIMED_SECONDS = 900.0
 """How long all child runs that are left may wait for a worker at the same time."""
+
+THUMBNAILS = 24
 
 SILENT_SECONDS = 300.0
 """After so long without news in its report, a child run is taken for dead."""
@@ -126,6 +131,7 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
             await sharded.look()
             report = await sharded.publish(finished=True)
         await sharded.forget_reports()
+        await _fetch_thumbnails(batch)
     return report
 
 
@@ -136,6 +142,20 @@ async def opening_shard_reports(job: BatchJob) -> AsyncIterator[Destination]:
     async with await store.beside(REPORTS_FOLDER).open() as reports:
         await reports.check_writable()
         yield reports
+
+
+async def _fetch_thumbnails(batch: Batch) -> None:
+    """Make thumbnails of some images that the child runs have landed, by reading them again."""
+    landing = batch.landing
+    landed = [outcome for outcome in batch.outcomes.values() if outcome.in_storage]
+    for outcome in landed[:THUMBNAILS]:
+        name = outcome.images[0].path.rpartition("/")[2]
+        with suppress(NanoBananaError):
+            data = await landing.destination.read(name) or b""
+            verify = partial(verify_image, data, max_pixels=MOST_PIXELS, thumbnail=True)
+            image = await asyncio.to_thread(verify)
+            if image.thumbnail:
+                landing.thumbnails[outcome.task_id] = image.thumbnail
 
 
 async def _start(shard: Shard, job: BatchJob, deployment: str) -> UUID:
