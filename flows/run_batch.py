@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from prefect import State, flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
@@ -18,6 +19,7 @@ from nanobanana_blocks.batch_runs import (
     process_here,
     require_credits,
 )
+from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.ledger import Failure
 from nanobanana_blocks.manifest import RowDefaults
 from nanobanana_blocks.models import BatchReport
@@ -28,7 +30,14 @@ from nanobanana_blocks.sharding import opening_shard_reports, run_shards
 def name_run() -> str:
     """Name a run after what it does: ``prompts.jsonl to s3://bucket/folder``."""
     parameters: dict[str, Any] = flow_run.parameters
-    return f"{parameters['manifest'].rpartition('/')[2]} to {parameters['destination']}"
+    what = f"{parameters['manifest'].rpartition('/')[2]} to {parameters['destination']}"
+    if "{date}" not in what:
+        return what
+    try:
+        date = str(parameters["date"] or date_of_run(None, parameters["timezone"]))
+    except InvalidInput:
+        return what
+    return what.replace("{date}", date)
 
 
 @flow(name="run-batch", flow_run_name=name_run)
@@ -101,6 +110,7 @@ async def run_batch(
         else:
             await process_here(batch, job)
             report = batch.report(finished=True)
+        get_run_logger().info("%s, in %s", report.describe(), report.destination)
         await publish_batch_report(report, batch.landing.thumbnails)
     return report if allow_partial else report.raise_unless_complete()
 

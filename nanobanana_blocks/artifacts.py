@@ -107,39 +107,35 @@ async def publish_batch_report(report: BatchReport, thumbnails: dict[str, bytes]
         await acreate_markdown_artifact(
             summary_of(report), key=SUMMARY_KEY, description=f"{report.describe()}."
         )
-    await publish_report(report, thumbnails)
+    names = {outcome.task_id: outcome.name or outcome.task_id for outcome in report.outcomes}
+    named = {names.get(task_id, task_id): picture for task_id, picture in thumbnails.items()}
+    await publish_report(report, named)
 
 
 def summary_of(report: BatchReport) -> str:
-    """A batch in a few lines of Markdown: what landed, what did not and why, what was spent."""
-    lines = [
-        f"# {report.describe()}",
-        "",
+    """A batch in a few lines of Markdown: what did not land and why, and what was spent."""
+    paragraphs = [
         f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; "
         f"{report.submitted:,} submitted by this run, for about {report.credits_estimated:,} "
-        "credits (estimated).",
-        "",
+        "credits (estimated)."
     ]
     if report.failures:
-        lines += ["| not landed | rows | for example |", "| --- | ---: | --- |"]
         examples = {o.error.class_name: o for o in reversed(report.not_landed) if o.error}
-        for class_name, count in report.failures.items():
-            example = examples[class_name]
-            told = example.error.message if example.error else ""
-            shown = " ".join(told.replace("|", "\\|").split())
-            lines.append(f"| {class_name} | {count:,} | row {example.row}: {shown} |")
-        lines += [
-            "",
-            "Running again does only what is missing. Rows that were refused, failed for good or "
-            "are unconfirmed are submitted again only where `retry` holds their kind.",
-            "",
+        paragraphs += [
+            f"**{class_name}**, {count:,} {'row' if count == 1 else 'rows'}. For example "
+            f"{examples[class_name].label}: {examples[class_name].describe()}"
+            for class_name, count in report.failures.items()
         ]
+        paragraphs.append(
+            "Running again does only what is missing. Rows that were refused, failed for good or "
+            "are unconfirmed are submitted again only where `retry` holds their kind."
+        )
     if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
-        lines.append(
+        paragraphs.append(
             f"{len(changed):,} rows have changed since they were submitted and were left as they "
             f"are: {', '.join(map(str, changed[:20]))}{' …' if len(changed) > 20 else ''}."
         )
-    return "\n".join(lines)
+    return "\n\n".join(paragraphs)
 
 
 def outcome_rows(report: LandingReport) -> list[dict[str, str | int | float]]:
@@ -174,7 +170,7 @@ def _describe_table(report: LandingReport) -> str:
 
 
 def draw_contact_sheet(thumbnails: dict[str, bytes]) -> bytes:
-    """Draw the thumbnails with the ends of their task ids as one JPEG of `SHEET_BYTES` at most."""
+    """Draw the thumbnails with the ends of their names as one JPEG of `SHEET_BYTES` at most."""
     rows = math.ceil(len(thumbnails) / COLUMNS)
     columns = min(COLUMNS, len(thumbnails))
     pitch_x, pitch_y = TILE + GAP, TILE + CAPTION + GAP

@@ -150,3 +150,23 @@ async def test_a_callback_starts_a_run(
     assert run.state.is_completed(), run.state
     assert (tmp_path / f"{task_id}.json").exists()
     assert await runs_of(of_a_batch) == []
+
+
+async def test_an_active_schedule_makes_runs(prefect_api: str, deployed: dict[str, str]) -> None:
+    """The nightly batch is scheduled once its schedule is active, as the libraries locked here are.
+
+    With SQLAlchemy 2.1, Prefect 3.8 deploys schedules and never makes a run of them.
+    """
+    nightly = httpx.get(f"{prefect_api}/deployments/name/run-batch/nightly").json()
+    [schedule] = nightly["schedules"]
+    assert not schedule["active"]
+    address = f"{prefect_api}/deployments/{nightly['id']}"
+    httpx.patch(f"{address}/schedules/{schedule['id']}", json={"active": True}).raise_for_status()
+    filters = {"deployments": {"id": {"any_": [nightly["id"]]}}}
+    for _ in range(600):
+        runs = httpx.post(f"{prefect_api}/flow_runs/filter", json=filters).json()
+        if runs:
+            break
+        await asyncio.sleep(0.1)
+    assert runs[0]["auto_scheduled"]
+    httpx.delete(address).raise_for_status()
