@@ -73,6 +73,8 @@ async def sharing_account_budget(credentials: str, budget: RequestBudget) -> Asy
         if limit is None or not limit.active:
             yield
             return
+        if limit.active_slots >= limit.limit:
+            get_run_logger().info("All %s slots of %s are taken: waiting", limit.limit, limit.name)
         async with _holding_a_slot(limit.name):
             joined = await _limit(prefect, credentials) or limit
             budget.allow(_share(joined, own))

@@ -285,7 +285,8 @@ class Batch:
         try:
             task_id = await submit(request, address, SUBMIT_SECONDS)
         except UnconfirmedSubmit as error:
-            return await self._ledger.unconfirmed(entry, ErrorSummary.of(error))
+            told = UnconfirmedSubmit(f"{error.message} {_ON_REQUEST}")
+            return await self._ledger.unconfirmed(entry, ErrorSummary.of(told))
         except (RateLimited, NetworkError):
             await self._ledger.retract(entry)
             raise
@@ -448,9 +449,10 @@ async def _keep_report(
             await ended.wait()
 
 
+_ON_REQUEST = "Running with retry=['unconfirmed'] submits it again."
 _UNANSWERED = ErrorSummary.of(
     UnconfirmedSubmit(
         "a run ended, or was killed, before the answer to its submit was noted: it may have been "
-        "paid for. Running with retry=['unconfirmed'] submits it again."
+        f"paid for. {_ON_REQUEST}"
     )
 )

@@ -121,7 +121,7 @@ def run_demo(to: Path, home: Path, *, keep: bool, batch: bool = False) -> None:
             }
             ui = environment["PREFECT_API_URL"].removesuffix("/api")
             run = asyncio.run(_run_and_watch(show, to, home, environment))
-            _say_what_next(to)
+            _say_what_next(to, batch=batch)
             if keep:
                 console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
                 console.print("It stays up until you press Ctrl-C.")
@@ -212,14 +212,17 @@ async def _print_outcomes(prefect: PrefectClient, run: FlowRun) -> None:
             console.print(f"[red]{escape(who)}[/]  {escape(row['what happened'])}", soft_wrap=True)
 
 
-def _say_what_next(to: Path) -> None:
+def _say_what_next(to: Path, *, batch: bool) -> None:
     console.print(f"\nThe images, and a receipt beside each: {to}", soft_wrap=True)
+    if batch:
+        console.print(f"What became of each row: {to / 'prompts.report.json'}", soft_wrap=True)
     console.print(
         "Next, with the real API: export NANOBANANA_API_KEY, then\n"
         "  nanobanana land TASK_ID --to FOLDER_OR_URL      without a Prefect run\n"
-        "  nanobanana demo --batch                         a batch from a file of prompts\n"
         "  nanobanana save-key && prefect deploy --all     as Prefect deployments"
     )
+    if not batch:
+        console.print("`nanobanana demo --batch` shows a batch from a file of prompts.")
 
 
 @contextmanager

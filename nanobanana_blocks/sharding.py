@@ -190,7 +190,10 @@ async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: Shar
             await sharded.publish(finished=False)
             published_at = _now()
         states = await _states(prefect, left)
-        if not states or any(state.is_running() for state in states.values()):
+        if states is None:
+            unclaimed_since = _now()
+            continue
+        if any(state.is_running() for state in states.values()):
             unclaimed_since = _now()
         for run_id, state in states.items():
             if state.is_final():
@@ -208,18 +211,18 @@ async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: Shar
             )
 
 
-async def _states(prefect: PrefectClient, runs: dict[UUID, Shard]) -> dict[UUID, State[Any]]:
-    """The states of child runs, as far as Prefect tells them now."""
+async def _states(prefect: PrefectClient, runs: dict[UUID, Shard]) -> dict[UUID, State[Any]] | None:
+    """The states of those child runs that there are; None where Prefect does not tell now."""
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
     try:
         found = await prefect.read_flow_runs(flow_run_filter=wanted)
     except (PrefectException, httpx.HTTPError, OSError):
-        return {}
+        return None
     return {run.id: run.state for run in found if run.state}
 
 
 async def _cancel(prefect: PrefectClient, runs: dict[UUID, Shard]) -> None:
-    for run_id, state in (await _states(prefect, runs)).items():
+    for run_id, state in (await _states(prefect, runs) or {}).items():
         if not state.is_final():
             with suppress(PrefectException, httpx.HTTPError, OSError):
                 await prefect.set_flow_run_state(run_id, Cancelling())

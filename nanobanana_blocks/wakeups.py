@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 from prefect.client.orchestration import get_client
@@ -35,6 +35,9 @@ SUBSCRIBE_SECONDS = 3.0
 
 RECONNECT_SECONDS = 10.0
 JOBS_AT_ONCE = 50
+
+CLOCKS_APART = timedelta(minutes=10)
+"""How far the receiver's clock may be behind; job keys are unique, so looking too far is safe."""
 
 Reveal = Callable[[str, str], object]
 """Takes the job key of a submit and the task that a callback tells for it."""
@@ -71,7 +74,7 @@ async def reveal_from_kept_events(job_keys: Sequence[str], since: datetime, reve
             callbacks = EventFilter(
                 event=EventNameFilter(name=[CALLBACK_RECEIVED]),
                 related=EventRelatedFilter(id=jobs),
-                occurred=EventOccurredFilter(since=since),
+                occurred=EventOccurredFilter(since=since - CLOCKS_APART),
             )
             page: EventPage | None = await prefect.read_events(callbacks, limit=JOBS_AT_ONCE)
             while page:

@@ -120,7 +120,8 @@ def prompts(count: int) -> list[dict[str, Any]]:
 
 
 async def run(manifest: str, folder: Path | str, **options: Any) -> BatchReport:
-    return await run_batch(manifest, str(folder), poll=SOON, **options)
+    report: BatchReport = await run_batch(manifest, str(folder), poll=SOON, **options)
+    return report
 
 
 def statuses(report: BatchReport) -> list[str]:
@@ -258,6 +259,7 @@ class TestDates:
         )
         assert report.destination == str(tmp_path / "2026-01-02")
         assert pictures(tmp_path / "2026-01-02") == {"b1"}
+        assert (await last_run()).name == f"2026-01-02.jsonl to {tmp_path}/2026-01-02"
 
     async def test_of_the_schedule(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A run that starts late has the date for which it was scheduled, in its time zone."""
@@ -275,6 +277,9 @@ class TestDates:
             )
         await run_flow_async(run_batch, flow_run=planned, parameters=parameters)
         assert pictures(tmp_path / "2020-07-02") == {"b1"}
+        async with get_client() as client:
+            done = await client.read_flow_run(planned.id)
+        assert done.name == f"2020-07-02.jsonl to {tmp_path}/2020-07-02"
 
     @pytest.mark.parametrize("timezone", ["Mars/Olympus", "", "Europe", "../etc"])
     async def test_unknown_time_zone(self, sandbox: Sandbox, tmp_path: Path, timezone: str) -> None:
@@ -417,8 +422,8 @@ class TestWhatIsShown:
 
         assert (await artifact_of(flow_run, artifacts.PROGRESS_KEY)).data == 100.0
         summary = str((await artifact_of(flow_run, artifacts.SUMMARY_KEY)).data)
-        assert summary.startswith("# 2 landed, 2 failed")
-        assert re.search(r"\| BadRequest \| 2 \| row 1: .*Odd", summary)
+        assert "2 submitted by this run, for about 8 credits" in summary
+        assert re.search(r"\*\*BadRequest\*\*, 2 rows\. For example row 1 \(b1\): .*Odd", summary)
         table = await artifact_of(flow_run, artifacts.OUTCOMES_KEY)
         rows: list[dict[str, Any]] = json.loads(str(table.data))
         assert [(row["row"], row["status"]) for row in rows] == [
