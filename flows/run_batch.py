@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
+from pydantic import Field
 
 from nanobanana_blocks.artifacts import publish_batch_report
 from nanobanana_blocks.batch_runs import (
     BatchJob,
     Shard,
-    date_of_run,
     opening_batch,
     process_here,
     require_credits,
 )
+from nanobanana_blocks.dates import DATE, day_of_run
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.ledger import Failure
 from nanobanana_blocks.manifest import RowDefaults
@@ -31,13 +32,13 @@ def name_run() -> str:
     """Name a run after what it does: ``prompts.jsonl to s3://bucket/folder``."""
     parameters: dict[str, Any] = flow_run.parameters
     what = f"{parameters['manifest'].rpartition('/')[2]} to {parameters['destination']}"
-    if "{date}" not in what:
+    if DATE not in what:
         return what
     try:
-        date = str(parameters["date"] or date_of_run(None, parameters["timezone"]))
+        date = str(parameters["date"] or day_of_run(parameters["timezone"]))
     except InvalidInput:
         return what
-    return what.replace("{date}", date)
+    return what.replace(DATE, date)
 
 
 @flow(name="run-batch", flow_run_name=name_run)
@@ -47,10 +48,10 @@ async def run_batch(
     credentials: str = "default",
     defaults: RowDefaults = RowDefaults(),  # noqa: B008  # frozen, and Prefect shows it in the form
     retry: tuple[Failure, ...] = (),
-    shards: int = 1,
+    shards: Annotated[int, Field(ge=1, le=64)] = 1,
     receiver_url: str | None = None,
     timeout: float = 900.0,
-    in_flight: int = 200,
+    in_flight: Annotated[int, Field(ge=1)] = 200,
     poll: PollPolicy = PollPolicy(),  # noqa: B008  # frozen, and Prefect shows it in the form
     check_credits: bool = True,
     allow_partial: bool = False,
@@ -100,7 +101,7 @@ async def run_batch(
         timeout=timeout,
         in_flight=in_flight,
         poll=poll,
-        date=date_of_run(date, timezone),
+        date=date or day_of_run(timezone),
     )
     async with opening_batch(job) as batch:
         if check_credits:

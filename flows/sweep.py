@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated
+
 from prefect import flow
+from pydantic import Field
 
 from nanobanana_blocks.artifacts import publish_report
 from nanobanana_blocks.awaited import open_awaited
-from nanobanana_blocks.image_store import load_store
-from nanobanana_blocks.models import LandingReport
+from nanobanana_blocks.dates import DATE, day_of_run
+from nanobanana_blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.models import LandingOutcome, LandingReport
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.tasks import land_what_is_done, opening_landing
 
@@ -18,6 +24,8 @@ async def sweep(
     credentials: str = "default",
     older_than: float = 900.0,
     poll: PollPolicy = PollPolicy(),  # noqa: B008  # frozen, and Prefect shows it in the form
+    days: Annotated[int, Field(ge=1)] = 2,
+    timezone: str = "UTC",
 ) -> LandingReport:
     """Ask once about every generation task that is still awaited, and land what is done.
 
@@ -26,11 +34,14 @@ async def sweep(
     again by the next sweep.
 
     Args:
-        destination: A path, an fsspec URL, or the name of a saved ImageStore block.
+        destination: A path, an fsspec URL, or the name of a saved ImageStore block; where it holds
+            {date}, the places of the last days are swept.
         credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
             NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
         older_than: Seconds since its submit or callback, below which a task is left to others.
         poll: Of this, only the requests per second are used.
+        days: How many days back a destination with {date} is swept, today included.
+        timezone: Time zone of those days, such as Europe/Berlin.
 
     Returns:
         What became of each generation task that was asked about.
@@ -38,14 +49,27 @@ async def sweep(
     Raises:
         NanoBananaError: Something cannot be meant, is missing, or refuses.
     """
-    async with open_awaited(await load_store(destination), older_than) as awaited:
-        if not awaited.names:
-            return LandingReport(destination=destination, outcomes=[])
-        task_ids = list(awaited.names)
-        async with opening_landing(task_ids, destination, credentials, poll=poll) as landing:
-            await land_what_is_done(landing, awaited.names)
+    store = await load_store(destination)
+    places = [store]
+    if DATE in store.url:
+        today = day_of_run(timezone)
+        places = [store.on(today - timedelta(days=ago)) for ago in range(days)]
+    outcomes: list[LandingOutcome] = []
+    for place in places:
+        outcomes += await _sweep_place(place, credentials, older_than, poll)
+    return LandingReport(destination=destination, outcomes=outcomes)
+
+
+async def _sweep_place(
+    place: ImageStore, credentials: str, older_than: float, poll: PollPolicy
+) -> Sequence[LandingOutcome]:
+    async with open_awaited(place, older_than) as awaited:
+        if not awaited.tasks:
+            return []
+        async with opening_landing(list(awaited.tasks), place, credentials, poll=poll) as landing:
+            await land_what_is_done(landing, awaited.tasks)
             report = landing.report()
             await publish_report(report, landing.thumbnails)
         for outcome in report.outcomes:
             await awaited.settle(outcome, landing)
-    return report
+    return report.outcomes

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import httpx
@@ -44,20 +44,24 @@ def budget_name(credentials: str) -> str:
     return f"nanobanana-{credentials}"
 
 
-async def ensure_account_budget(credentials: str, requests_per_second: float) -> None:
-    """Make the account's limit where there is none; the rate of one that is there stays."""
-    limit = GlobalConcurrencyLimitCreate(
+async def ensure_account_budget(credentials: str, requests_per_second: float) -> int:
+    """Make the account's limit where there is none, and return how many runs it lets work.
+
+    The rate of one that is there already stays.
+    """
+    wanted = GlobalConcurrencyLimitCreate(
         name=budget_name(credentials),
         limit=max(1, int(requests_per_second)),
         active=True,
         slot_decay_per_second=0,
     )
     async with get_client() as prefect:
-        if await _limit(prefect, credentials) is None:
-            try:
-                await prefect.create_global_concurrency_limit(limit)
-            except ObjectAlreadyExists:
-                return
+        limit = await _limit(prefect, credentials)
+        if limit is None:
+            with suppress(ObjectAlreadyExists):
+                await prefect.create_global_concurrency_limit(wanted)
+            limit = await _limit(prefect, credentials)
+    return limit.limit if limit else wanted.limit
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from nanobanana_blocks.image_store import ImageStore
-from nanobanana_blocks.landing import Landing
+from nanobanana_blocks.landing import Landing, Placement
 from nanobanana_blocks.ledger import Entry, Ledger, State, failure_of, open_ledger
 from nanobanana_blocks.models import ErrorSummary, LandingOutcome
 from nanobanana_blocks.naming import receipt_name
@@ -25,11 +25,11 @@ class AwaitedTasks:
     """What a place awaits; made by `open_awaited`.
 
     Attributes:
-        names: The tasks that are awaited, each with what its files are called, where not after it.
+        tasks: The tasks that are awaited, each with where its files go.
     """
 
     def __init__(self, pending: PendingTasks, ledger: Ledger) -> None:
-        self.names: dict[str, str | None] = {}
+        self.tasks: dict[str, Placement] = {}
         self._pending = pending
         self._ledger = ledger
         self._entries: dict[str, Entry] = {}
@@ -50,12 +50,13 @@ class AwaitedTasks:
             for task_id, entry in self._entries.items()
             if entry.state is State.SUBMITTED
             and entry.age_seconds >= older_than
-            and receipt_name(entry.name or task_id) not in in_storage
+            and (entry.attempt > 1 or receipt_name(entry.name or task_id) not in in_storage)
         ]
-        self.names = {
-            task_id: entry.name if (entry := self._entries.get(task_id)) else None
-            for task_id in [*pending, *submitted]
-        }
+        self.tasks = {task_id: self._placement(task_id) for task_id in [*pending, *submitted]}
+
+    def _placement(self, task_id: str) -> Placement:
+        entry = self._entries.get(task_id)
+        return Placement(entry.name, self._ledger.task_ids(entry.key)) if entry else Placement()
 
     async def settle(self, outcome: LandingOutcome, landing: Landing) -> None:
         """Take note of what became of a task that was awaited.
@@ -99,13 +100,16 @@ async def open_awaited(store: ImageStore, older_than: float) -> AsyncIterator[Aw
     """Find what is awaited in a store for longer than `older_than` seconds.
 
     Raises:
-        DestinationError: The store cannot be written to.
+        DestinationError: The store cannot be reached.
         StorageError: The ledger cannot be read.
     """
-    async with open_pending(store) as pending, open_ledger(store) as ledger:
+    async with (
+        await store.open() as place,
+        open_pending(store, check=False) as pending,
+        open_ledger(store, check=False) as ledger,
+    ):
         awaited = AwaitedTasks(pending, ledger)
-        async with await store.open() as place:
-            await awaited.find(set(await place.list()), older_than)
+        await awaited.find(set(await place.list()), older_than)
         try:
             yield awaited
         finally:

@@ -23,6 +23,7 @@ from nanobanana_blocks.errors import (
     NetworkError,
     OutOfCredits,
     RateLimited,
+    ServerError,
     StorageError,
     Unauthorized,
     UnconfirmedSubmit,
@@ -302,6 +303,8 @@ class Batch:
             )
             raise copy.copy(self._no_more_submits) from None
         except NanoBananaError as error:
+            if isinstance(error, ServerError):  # under maintenance, which the other rows would meet
+                self._no_more_submits = error
             await self._ledger.failed(entry, Failure.REFUSED, ErrorSummary.of(error))
             raise
         self._submitted_here[entry.key] = task_id

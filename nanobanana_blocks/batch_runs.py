@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, datetime
 from functools import partial
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import httpx
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
+from nanobanana_blocks import dates
 from nanobanana_blocks.account_budget import sharing_account_budget
 from nanobanana_blocks.artifacts import showing_progress
 from nanobanana_blocks.batch import Batch, keeping_report
@@ -32,7 +31,7 @@ from nanobanana_blocks.errors import (
 from nanobanana_blocks.events import telling_outcomes
 from nanobanana_blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.landing import open_landing
-from nanobanana_blocks.ledger import Failure, open_ledger
+from nanobanana_blocks.ledger import Failure, Ledger, open_ledger
 from nanobanana_blocks.locations import Location
 from nanobanana_blocks.manifest import Manifest, Row, RowDefaults, read_manifest
 from nanobanana_blocks.models import LandingStatus
@@ -49,7 +48,7 @@ from nanobanana_blocks.wakeups import reveal_from_kept_events, waking_on_callbac
 
 
 class BatchJob(BaseModel):
-    """What a batch is told; `run_batch` describes each of these. `date` is written YYYY-MM-DD."""
+    """What a batch is told; `run_batch` describes each of these."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,11 +61,7 @@ class BatchJob(BaseModel):
     timeout: float = Field(description="Seconds to wait for each generation task.")
     in_flight: int = Field(ge=1, description="Rows under way at a time, in each run.")
     poll: PollPolicy = Field(description="When to ask the API.")
-    date: str = Field(description="What {date} stands for.")
-
-    def dated(self, text: str) -> str:
-        """The text with the batch's date in the place of ``{date}``."""
-        return text.replace("{date}", self.date)
+    date: datetime.date = Field(description="What {date} stands for.")
 
 
 class Shard(BaseModel):
@@ -95,18 +90,6 @@ class Shard(BaseModel):
         return manifest.rows[self.number - 1 :: self.of]
 
 
-def date_of_run(given: date | None, timezone: str) -> str:
-    """The date of a batch: the one given, or that of the run's scheduled start."""
-    if given:
-        return given.isoformat()
-    try:
-        zone = ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidInput(f"timezone {timezone!r:.60} is not known: write Europe/Berlin") from None
-    scheduled: datetime = flow_run.scheduled_start_time
-    return scheduled.astimezone(zone).date().isoformat()
-
-
 @asynccontextmanager
 async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncIterator[Batch]:
     """Check all that can be checked of a batch, or of one part of it, and give it to be processed.
@@ -118,7 +101,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     block = await load_credentials(job.credentials)
     callback_url = _callback_url(job, block)
     store = await dated_store(job)
-    manifest_url = job.dated(job.manifest)
+    manifest_url = dates.on(job.date, job.manifest)
     manifest = await read_manifest(
         manifest_url,
         defaults=job.defaults,
@@ -155,7 +138,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             on_outcome=Storyteller(len(rows), events),
         )
         await batch.refuse_taken_names()
-        _tell_of(batch)
+        _tell_of(batch, ledger, whole=shard is None)
         try:
             yield batch
         finally:
@@ -262,8 +245,7 @@ async def _process_rows(rows: Sequence[Row], batch: Batch) -> State[Any]:
 
 async def dated_store(job: BatchJob) -> ImageStore:
     """The place that a batch's destination means on its date."""
-    store = await load_store(job.dated(job.destination))
-    return store.model_copy(update={"url": job.dated(store.url)})
+    return (await load_store(job.destination)).on(job.date)
 
 
 def _options_for(manifest_url: str, store: ImageStore) -> dict[str, Any] | None:
@@ -297,7 +279,7 @@ async def _reveal_earlier(batch: Batch) -> None:
         get_run_logger().warning("Prefect's events cannot be read: %s", type(error).__name__)
 
 
-def _tell_of(batch: Batch) -> None:
+def _tell_of(batch: Batch, ledger: Ledger, *, whole: bool) -> None:
     """Log what is about to be done, and what has changed since earlier runs."""
     logger = get_run_logger()
     logger.info(
@@ -306,6 +288,13 @@ def _tell_of(batch: Batch) -> None:
         batch.landing.destination.path,
         f"{len(batch.rows_to_submit):,}",
     )
+    if not ledger.is_exclusive:
+        logger.warning("On this storage, run one batch at a time: two could pay for the same row")
+    if whole and ledger.strangers:
+        logger.info(
+            "%s rows of earlier runs are not in this manifest, and left as they are",
+            f"{ledger.strangers:,}",
+        )
     changed = [row.number for row in batch.rows if batch.is_changed(row)]
     if changed:
         logger.warning(

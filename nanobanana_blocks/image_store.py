@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from prefect.blocks.core import Block
@@ -10,6 +11,7 @@ from prefect.blocks.fields import SecretDict
 from prefect.runtime import deployment
 from pydantic import Field
 
+from nanobanana_blocks import dates
 from nanobanana_blocks.credentials import BLOCK_NAME, DOCUMENTATION_URL, LOGO_URL
 from nanobanana_blocks.errors import DestinationError, InvalidInput
 from nanobanana_blocks.storage import Destination
@@ -63,6 +65,10 @@ class ImageStore(Block):
             DestinationError: It is misspelt, or its fsspec backend is not installed.
         """
         return await Destination.open(self.url, self.storage_options.get_secret_value())
+
+    def on(self, day: date) -> ImageStore:
+        """The place of a day, where the URL holds ``{date}``."""
+        return self.model_copy(update={"url": dates.on(day, self.url)})
 
     def beside(self, folder: str) -> ImageStore:
         """The place `folder` inside this one, where what is kept about the images lies."""

@@ -21,6 +21,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -65,6 +66,13 @@ STARTED_AT_ONCE = 25
 
 FRESH_URL_SECONDS = 3.0
 """How long to wait before a URL that the API has just given again is tried once more."""
+
+
+class Placement(NamedTuple):
+    """Where the files of a generation task go: under a name, in place of those of other tasks."""
+
+    name: str | None = None
+    replaces: Collection[str] = ()
 
 
 class Landing:
@@ -133,7 +141,7 @@ class Landing:
         self,
         task_ids: Iterable[str],
         *,
-        names: Mapping[str, str | None] | None = None,
+        placed: Mapping[str, Placement] | None = None,
         wait: bool = True,
     ) -> None:
         """Land many generation tasks side by side, as `land` does; `outcomes` tells how each ended.
@@ -144,16 +152,17 @@ class Landing:
         running: list[asyncio.Task[LandingOutcome]] = []
         try:
             for number, task_id in enumerate(task_ids, start=1):
-                name = names.get(task_id) if names else None
-                running.append(asyncio.create_task(self.land(task_id, name=name, wait=wait)))
+                name, replaces = (placed or {}).get(task_id) or Placement()
+                landing = self.land(task_id, name=name, replaces=replaces, wait=wait)
+                running.append(asyncio.create_task(landing))
                 if number % STARTED_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            for landing in running:
-                await landing
+            for begun in running:
+                await begun
         finally:
-            unfinished = [landing for landing in running if not landing.done()]
-            for landing in unfinished:
-                landing.cancel()
+            unfinished = [begun for begun in running if not begun.done()]
+            for begun in unfinished:
+                begun.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def land(

@@ -116,12 +116,22 @@ _ENTRIES = TypeAdapter(list[Entry])
 
 
 class Ledger:
-    """The attempts made in one place; made by `open_ledger`."""
+    """The attempts made in one place; made by `open_ledger`.
+
+    Attributes:
+        strangers: How many rows it knows that were not asked for when it was loaded.
+    """
 
     def __init__(self, folder: Destination) -> None:
         self._folder = folder
+        self.strangers = 0
         self._attempts: dict[str, dict[int, Entry]] = {}
         self._others: dict[str, Entry] = {}
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether of several runs at once only one can intend the same attempt here."""
+        return self._folder.can_create
 
     async def load(self, keys: Iterable[str] | None = None) -> None:
         """Read what is there and not known yet, about the rows of `keys` only, where given.
@@ -130,12 +140,15 @@ class Ledger:
             StorageError: An entry cannot be understood: whether it was paid for cannot be told.
         """
         wanted = None if keys is None else {safe_name(key) for key in keys}
-        sizes = {
-            name: size
-            for name, size in (await self._folder.list()).items()
-            if (parts := _ENTRY_NAME.fullmatch(name))
-            and (wanted is None or parts["stem"] in wanted)
-        }
+        sizes: dict[str, int] = {}
+        strangers: set[str] = set()
+        for name, size in (await self._folder.list()).items():
+            parts = _ENTRY_NAME.fullmatch(name)
+            if parts and (wanted is None or parts["stem"] in wanted):
+                sizes[name] = size
+            elif parts:
+                strangers.add(parts["stem"])
+        self.strangers = len(strangers)
         for entry in await self._summary():
             known = self._attempts.get(entry.key, {}).get(entry.attempt)
             if entry.file_name not in sizes:
@@ -232,6 +245,8 @@ class Ledger:
         It is a convenience only: entries that it misses are read one by one.
         """
         answered = [entry for entry in self._all() if not entry.is_unanswered]
+        if not answered:
+            return
         data = _ENTRIES.dump_json([*self._others.values(), *answered], exclude_none=True)
         await self._folder.publish(SUMMARY, data, _MEDIA_TYPE)
 
@@ -296,12 +311,13 @@ def _file_name(key: str, attempt: int) -> str:
 
 
 @asynccontextmanager
-async def open_ledger(store: ImageStore) -> AsyncIterator[Ledger]:
+async def open_ledger(store: ImageStore, *, check: bool = True) -> AsyncIterator[Ledger]:
     """Reach the ledger of a store; nothing is read yet.
 
     Raises:
-        DestinationError: The store cannot be written to.
+        DestinationError: The store cannot be written to, where that is checked.
     """
     async with await store.beside(FOLDER).open() as folder:
-        await folder.check_writable()
+        if check:
+            await folder.check_writable()
         yield Ledger(folder)

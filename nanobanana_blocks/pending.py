@@ -73,14 +73,15 @@ def _read(content: bytes) -> PendingTask | None:
 
 
 @asynccontextmanager
-async def open_pending(store: ImageStore) -> AsyncIterator[PendingTasks]:
+async def open_pending(store: ImageStore, *, check: bool = True) -> AsyncIterator[PendingTasks]:
     """Reach the tasks that are awaited in a store.
 
     Raises:
-        DestinationError: The store cannot be written to.
+        DestinationError: The store cannot be written to, where that is checked.
     """
     async with await store.beside(FOLDER).open() as folder:
-        await folder.check_writable()
+        if check:
+            await folder.check_writable()
         yield PendingTasks(folder)
 
 

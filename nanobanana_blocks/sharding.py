@@ -97,15 +97,15 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
     Args:
         batch: The whole batch, checked.
         job: What its flow was told.
-        count: How many child runs there shall be.
+        count: How many child runs there shall be; not more than the account's budget has slots.
         deployment: Their deployment, such as ``run-shard/pool``.
 
     Raises:
         InvalidInput: There is no such deployment.
         NanoBananaError: No worker has taken any of those that are left for a quarter of an hour.
     """
-    await ensure_account_budget(job.credentials, job.poll.requests_per_second)
-    of = min(count, len(batch.rows))
+    slots = await ensure_account_budget(job.credentials, job.poll.requests_per_second)
+    of = min(count, slots, len(batch.rows))
     shards = [
         Shard(
             number=number,

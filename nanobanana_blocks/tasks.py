@@ -24,8 +24,8 @@ from nanobanana_blocks.credentials import load_credentials
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
 from nanobanana_blocks.generation import GenerationRequest
-from nanobanana_blocks.image_store import load_store
-from nanobanana_blocks.landing import Landing, open_landing
+from nanobanana_blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.landing import Landing, Placement, open_landing
 from nanobanana_blocks.models import LandingOutcome, TaskDetails
 from nanobanana_blocks.schedule import PollPolicy
 
@@ -151,7 +151,7 @@ async def submit_generation(
 @asynccontextmanager
 async def opening_landing(
     task_ids: list[str],
-    destination: str,
+    destination: str | ImageStore,
     credentials: str,
     *,
     timeout: float = 900.0,
@@ -163,7 +163,7 @@ async def opening_landing(
     Raises:
         NanoBananaError: Something cannot be meant, is missing, or cannot be written to.
     """
-    store = await load_store(destination)
+    store = destination if isinstance(destination, ImageStore) else await load_store(destination)
     client = (await load_credentials(credentials)).get_client()
     async with (
         client,
@@ -222,18 +222,18 @@ async def run_side_by_side(runs: Iterable[Coroutine[Any, Any, State[Any]]]) -> N
 
 
 async def land_what_is_done(
-    landing: Landing, names: Mapping[str, str | None] | None = None
+    landing: Landing, placed: Mapping[str, Placement] | None = None
 ) -> None:
     """Ask once about all tasks of a landing and land those that are done; log the others.
 
     Args:
         landing: The landing.
-        names: What the files of a task are called, where not after itself.
+        placed: Where the files of a task go, where not under its id.
 
     Raises:
         NanoBananaError: What concerns the whole run, such as a refused key.
     """
-    await landing.land_each(landing.unique_task_ids, names=names, wait=False)
+    await landing.land_each(landing.unique_task_ids, placed=placed, wait=False)
     report = landing.report()
     logger = get_run_logger()
     logger.info("%s, in %s", report.describe(), report.destination)
