@@ -333,6 +333,19 @@ async def test_credits_that_run_out_end_the_submitting_only(
     assert sandbox.stats().submits == 8
 
 
+async def test_maintenance_ends_the_submitting(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A service under maintenance is not asked row after row; the rows not tried stay untried."""
+    sandbox.add_fault(Fault(kind="body-code", code=455, on="submit"))
+    rows = prompts(30)
+    outcomes = await run(sandbox, tmp_path, rows, in_flight=30)
+    assert set(classes(outcomes)) == {"ServerError"}
+    assert len(await entries(tmp_path)) <= 4
+    sandbox.clear_faults()
+    again = await run(sandbox, tmp_path, rows, retry=[Failure.REFUSED])
+    assert statuses(again) == ["landed"] * 30
+    assert sandbox.stats().submits == 30
+
+
 async def test_a_refused_key_ends_the_run(sandbox: Sandbox, tmp_path: Path) -> None:
     """A key that is refused is told once, and leaves no row in doubt."""
     sandbox.add_fault(Fault(kind="body-code", code=401, on="submit"))

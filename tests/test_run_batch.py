@@ -54,7 +54,7 @@ from nanobanana_blocks.callbacks import ReceivedCallback, verify_callback_token
 from nanobanana_blocks.callbacks.forwarding import event_of
 from nanobanana_blocks.ledger import Entry, Failure, Ledger, State, open_ledger
 from nanobanana_blocks.manifest import InvalidManifest, Row, RowDefaults, parse_manifest
-from nanobanana_blocks.models import BatchReport, TaskStatus
+from nanobanana_blocks.models import BatchReport, Receipt, TaskStatus
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from nanobanana_blocks.wakeups import reveal_from_kept_events
 from tests.storage_servers import s3_server
@@ -662,6 +662,37 @@ class TestSweep:
         assert (await sweep(str(images), older_than=60)).outcomes == []
         assert sandbox.stats().requests == {}
         assert list((await entries(images)).values()) == left
+
+    async def test_the_places_of_the_last_days_are_swept(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """A destination with {date} stands for the places of the last days, and makes no others."""
+        today = datetime.datetime.now(datetime.timezone.utc).date()
+        yesterday, earlier = (today - datetime.timedelta(days=ago) for ago in (1, 2))
+        task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
+        for day, task_id in zip((yesterday, earlier), task_ids, strict=True):
+            await self.leave(tmp_path / day.isoformat(), task_id)
+        report = await sweep(f"{tmp_path}/{{date}}", older_than=0)
+        assert [outcome.task_id for outcome in report.outcomes] == task_ids[:1]
+        assert pictures(tmp_path / yesterday.isoformat()) == {"b1"}
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [yesterday.isoformat(), earlier.isoformat()]
+        )
+
+    async def test_what_replaces_an_image_is_landed(self, sandbox: Sandbox, images: Path) -> None:
+        """A row submitted anew lands although its name has the receipt of its earlier task."""
+        old, new = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
+        await self.leave(images, old)
+        await sweep(str(images), older_than=0)
+        [row] = parse_manifest(json.dumps(prompts(1)[0]).encode(), source="rows.jsonl").rows
+        async with ledger_of(images) as ledger:
+            assert row.request
+            await ledger.load()
+            entry, _ = await ledger.intend(row, row.request)
+            await ledger.submitted(entry, new)
+        report = await sweep(str(images), older_than=0)
+        assert {o.task_id: o.status.value for o in report.outcomes} == {new: "landed"}
+        assert Receipt.model_validate_json((images / "b1.json").read_bytes()).task_id == new
 
 
 class TestShards:
