@@ -29,7 +29,7 @@ from nanobanana_blocks.errors import (
     UnconfirmedSubmit,
 )
 from nanobanana_blocks.generation import GenerationRequest
-from nanobanana_blocks.landing import Landing, log_unforeseen, not_attempted
+from nanobanana_blocks.landing import Landing, log_unforeseen, not_attempted, side_by_side
 from nanobanana_blocks.ledger import Entry, Failure, Ledger, State, failure_of
 from nanobanana_blocks.manifest import Row
 from nanobanana_blocks.models import (
@@ -196,15 +196,7 @@ class Batch:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        running = [asyncio.create_task(self.process(row)) for row in rows]
-        try:
-            for processing in running:
-                await processing
-        finally:
-            unfinished = [processing for processing in running if not processing.done()]
-            for processing in unfinished:
-                processing.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+        await side_by_side(self.process(row) for row in rows)
 
     async def process(self, row: Row) -> RowOutcome:
         """Submit one row, if that is still to be done, and land its images.

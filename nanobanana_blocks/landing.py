@@ -14,6 +14,7 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -21,7 +22,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -73,6 +74,9 @@ class Placement(NamedTuple):
 
     name: str | None = None
     replaces: Collection[str] = ()
+
+
+_BY_ID = Placement()
 
 
 class Landing:
@@ -149,21 +153,16 @@ class Landing:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        running: list[asyncio.Task[LandingOutcome]] = []
-        try:
-            for number, task_id in enumerate(task_ids, start=1):
-                name, replaces = (placed or {}).get(task_id) or Placement()
-                landing = self.land(task_id, name=name, replaces=replaces, wait=wait)
-                running.append(asyncio.create_task(landing))
-                if number % STARTED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-            for begun in running:
-                await begun
-        finally:
-            unfinished = [begun for begun in running if not begun.done()]
-            for begun in unfinished:
-                begun.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+        places = placed or {}
+        await side_by_side(
+            self.land(
+                task_id,
+                name=places.get(task_id, _BY_ID).name,
+                replaces=places.get(task_id, _BY_ID).replaces,
+                wait=wait,
+            )
+            for task_id in task_ids
+        )
 
     async def land(
         self,
@@ -413,6 +412,23 @@ class _Attempt:
             waited_seconds=self.waited_seconds,
             missing_images=max(0, self.asked_for - len(self.images)),
         )
+
+
+async def side_by_side(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run many coroutines at the same time; when one raises, cancel the others and raise that."""
+    running: list[asyncio.Task[object]] = []
+    try:
+        for number, coroutine in enumerate(coroutines, start=1):
+            running.append(asyncio.create_task(coroutine))
+            if number % STARTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for task in running:
+            await task
+    finally:
+        unfinished = [task for task in running if not task.done()]
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 @contextmanager
