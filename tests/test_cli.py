@@ -25,9 +25,10 @@ DONE = TaskPlan(seconds=0)
 NEVER = TaskPlan(seconds=None)
 
 FORKS_COMMANDS = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import nanobanana_blocks.cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 for line in sys.stdin:
     command = json.loads(line)
     process = os.fork()
