@@ -764,11 +764,13 @@ async def test_the_budget_keeps_below_the_services_limit(sandbox: Sandbox, tmp_p
 # --- bad days: killed, interrupted, full
 
 FORKS_LANDINGS = """
-import asyncio, json, os, sys
+import asyncio, json, os, signal, sys
 from contextlib import aclosing
 from nanobanana_blocks import NanoBananaClient, PollPolicy
 from nanobanana_blocks.landing import open_landing
 from nanobanana_blocks.storage import Destination
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 
 async def main(base_url, key, to, *ids):
     poll = PollPolicy(mode="fixed", interval_seconds=0.05, requests_per_second=400)
