@@ -91,7 +91,12 @@ class DeployedBatch:
         return state
 
     def has_ended(self, run_id: str) -> bool:
-        return self.state(run_id)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        """Whether a run has ended, as far as a busy server tells."""
+        try:
+            state = self.state(run_id)
+        except httpx.TransportError:
+            return False
+        return state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
     def wait(self, run_id: str) -> dict[str, Any]:
         """Wait for a run's end and return its last state."""
