@@ -27,9 +27,6 @@ NEED_PREFECT = frozenset({"cost", "scale", "waking"})
 HAVE_WORKERS = frozenset({"batch", "kills"})
 """Those whose workers would take one another's runs on a server that they share."""
 
-LASTING = HAVE_WORKERS
-"""Those that take minutes however little they do: a quick check runs them only by name."""
-
 END_SECONDS = 30.0
 
 
@@ -120,8 +117,7 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     interrupt_on_sigterm()
     began = time.monotonic()
-    usual = [name for name in NAMES if not (options.smoke and name in LASTING)]
-    names = list(dict.fromkeys(options.names)) or usual
+    names = list(dict.fromkeys(options.names or NAMES))
     if options.smoke:
         crashed = smoke_side_by_side([name for name in names if name not in HAVE_WORKERS])
         crashed += run_in_turn([name for name in names if name in HAVE_WORKERS], "--smoke")

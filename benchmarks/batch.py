@@ -19,7 +19,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ IMAGE_BYTES = 60_000
 SPEED = 3.0
 LOOK_SECONDS = 0.5
 MOST_SECONDS = 1500.0
+MOST_ATTEMPTS = 10
 AMPLE_REQUESTS_PER_SECOND = 1000.0
 LEAST_USE = 0.85
 MOST_LEDGER = 1.1
@@ -63,7 +64,7 @@ class DeployedBatch:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._http = httpx.Client(
-            base_url=environment["PREFECT_API_URL"], trust_env=False, timeout=60
+            base_url=environment["PREFECT_API_URL"], trust_env=False, timeout=30
         )
 
     def __enter__(self) -> DeployedBatch:
@@ -74,43 +75,44 @@ class DeployedBatch:
 
     def start(self, parameters: Mapping[str, Any]) -> str:
         """Start a run and return its id."""
-        deployment = self._http.get("/deployments/name/run-batch/on-demand").json()["id"]
+        deployment = self._ask("GET", "/deployments/name/run-batch/on-demand")["id"]
         body = {
             "parameters": parameters,
             "state": {"type": "SCHEDULED"},
             "idempotency_key": secrets.token_hex(8),
         }
-        while True:
-            started = self._http.post(f"/deployments/{deployment}/create_flow_run", json=body)
-            if started.status_code != 503:  # what Prefect says while its SQLite is busy
-                return str(started.raise_for_status().json()["id"])
-            time.sleep(LOOK_SECONDS)
+        return str(self._ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
 
-    def state(self, run_id: str) -> dict[str, Any]:
-        state: dict[str, Any] = self._http.get(f"/flow_runs/{run_id}").json()["state"]
-        return state
+    def state(self, run_id: str) -> str:
+        """The type of a run's state, such as COMPLETED."""
+        return str(self._ask("GET", f"/flow_runs/{run_id}")["state"]["type"])
 
     def has_ended(self, run_id: str) -> bool:
-        """Whether a run has ended, as far as a busy server tells."""
-        try:
-            state = self.state(run_id)
-        except httpx.TransportError:
-            return False
-        return state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return self.state(run_id) in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
-    def wait(self, run_id: str) -> dict[str, Any]:
-        """Wait for a run's end and return its last state."""
+    def wait(self, run_id: str) -> None:
+        """Wait for a run's end."""
         deadline = time.monotonic() + MOST_SECONDS
         while not self.has_ended(run_id):
             if time.monotonic() > deadline:
                 raise RuntimeError("the batch did not end")
             time.sleep(LOOK_SECONDS)
-        return self.state(run_id)
 
     def flow_of(self, run_id: str) -> str:
         """The name of a run's flow."""
-        flow = self._http.get(f"/flow_runs/{run_id}").json()["flow_id"]
-        return str(self._http.get(f"/flows/{flow}").json()["name"])
+        flow = self._ask("GET", f"/flow_runs/{run_id}")["flow_id"]
+        return str(self._ask("GET", f"/flows/{flow}")["name"])
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask Prefect's API, again while it is too busy to answer."""
+        for _ in range(MOST_ATTEMPTS):
+            with suppress(httpx.TransportError):
+                answer = self._http.request(method, path, json=body)
+                if answer.status_code != 503:  # what Prefect says while its SQLite is busy
+                    found: dict[str, Any] = answer.raise_for_status().json()
+                    return found
+            time.sleep(LOOK_SECONDS)
+        raise RuntimeError(f"the Prefect server does not answer {method} {path}")
 
 
 class Sample(NamedTuple):

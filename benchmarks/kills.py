@@ -35,13 +35,14 @@ from benchmarks.workers import deploy, start_worker
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
 from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.models import BatchReport
-from nanobanana_blocks.sandbox import SandboxSettings
+from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings
 
 SPEED = 3.0
 REQUESTS_PER_SECOND = 10.0
 TIMEOUT_SECONDS = 90.0
 PAUSES = (4.0, 9.0)
-START_SECONDS = 120.0
+QUIET_LOOKS = 4
+LOOK_SECONDS = 2.0
 
 
 class Victim(NamedTuple):
@@ -88,19 +89,31 @@ class Workers:
             name = f"worker-{self._started}"
             self._processes.append(start_worker(name, self._environment, self._log))
 
+    def end_runs(self) -> None:
+        """Kill all runs, until the workers find none in Prefect's queue either."""
+        quiet_looks = 0
+        while quiet_looks < QUIET_LOOKS:
+            runs = self.runs()
+            for victim in runs:
+                victim.process.kill()
+            quiet_looks = 0 if runs else quiet_looks + 1
+            time.sleep(LOOK_SECONDS)
+
     def end(self) -> None:
         for process in self._processes:
             with ending(process, 20.0):
                 pass
-        for victim in self._runs():
+        for victim in self.runs():
             victim.process.kill()
 
     def at_work(self) -> list[Victim]:
         """All processes that take part, runs whose worker is gone included."""
         alive = [process.pid for process in self._processes if process.poll() is None]
-        return [*(Victim("worker", psutil.Process(pid)) for pid in alive), *self._runs()]
+        return [*(Victim("worker", psutil.Process(pid)) for pid in alive), *self.runs()]
 
-    def _runs(self) -> Iterator[Victim]:
+    def runs(self) -> list[Victim]:
+        """The processes of runs, by the runs' ids."""
+        found = []
         for process in psutil.process_iter(["cmdline"]):
             command = " ".join(process.info["cmdline"] or ())
             if "prefect.flow_engine" not in command and "prefect.engine" not in command:
@@ -110,7 +123,8 @@ class Workers:
             except psutil.Error:
                 continue
             if environment.get("PREFECT_API_URL") == self._environment["PREFECT_API_URL"]:
-                yield Victim(environment["PREFECT__FLOW_RUN_ID"], process)
+                found.append(Victim(environment["PREFECT__FLOW_RUN_ID"], process))
+        return found
 
 
 def kill_one(batch: DeployedBatch, workers: Workers, dice: random.Random) -> str | None:
@@ -133,13 +147,39 @@ def kill_one(batch: DeployedBatch, workers: Workers, dice: random.Random) -> str
     return role
 
 
+def kill_again_and_again(
+    batch: DeployedBatch,
+    workers: Workers,
+    sandbox: SandboxControl,
+    parameters: Mapping[str, Any],
+    kills: int,
+) -> Counter[str]:
+    """Run a batch, and again whenever its run is gone, while participants are killed."""
+    dice = random.Random(7)
+    killed: Counter[str] = Counter()
+    run, quiet_looks = batch.start(parameters), 0
+    while True:
+        time.sleep(dice.uniform(*PAUSES))
+        submits = sandbox.stats().submits
+        role = kill_one(batch, workers, dice) if submits else None
+        if role:
+            killed[role] += 1
+            print(f"  killed a {role} at {submits} submits", flush=True)
+            workers.keep_two()
+        if killed.total() == kills or batch.state(run) == "COMPLETED":
+            return killed
+        # Prefect leaves a run pending for ever whose worker was killed before it began.
+        quiet_looks = 0 if workers.runs() else quiet_looks + 1
+        if batch.has_ended(run) or role == "run-batch" or quiet_looks >= QUIET_LOOKS:
+            run, quiet_looks = batch.start(parameters), 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="one kill, too few to judge")
     smoke = parser.parse_args().smoke
     interrupt_on_sigterm()
     rows, kills, speed = (30, 1, 10 * SPEED) if smoke else (200, 10, SPEED)
-    dice = random.Random(7)
     settings = SandboxSettings(image_bytes=IMAGE_BYTES, speed=speed, credits=10**6)
     with ExitStack() as stack:
         environment = stack.enter_context(prefect_server())
@@ -164,24 +204,8 @@ def main() -> None:
         workers = Workers(environment, log.fileno())
         stack.callback(workers.end)
         workers.keep_two()
-        killed: Counter[str] = Counter()
-        run = batch.start(parameters)
-        while killed.total() < kills and sandbox.stats().submits < rows:
-            time.sleep(dice.uniform(*PAUSES))
-            begun = sandbox.stats().submits > 0
-            role = kill_one(batch, workers, dice) if begun else None
-            if role is None:
-                if batch.has_ended(run):
-                    run = batch.start(parameters)
-                continue
-            killed[role] += 1
-            print(f"  killed a {role} at {sandbox.stats().submits} submits", flush=True)
-            workers.keep_two()
-            if role == "run-batch":
-                run = batch.start(parameters)
-        for victim in workers.at_work():
-            if victim.role != "worker":
-                victim.process.kill()
+        killed = kill_again_and_again(batch, workers, sandbox, parameters, kills)
+        workers.end_runs()
         reports = []
         for retry in ([], ["unconfirmed"]):
             batch.wait(batch.start({**parameters, "retry": retry}))
