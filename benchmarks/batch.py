@@ -40,6 +40,7 @@ from nanobanana_blocks.manifest import Row, parse_manifest
 from nanobanana_blocks.models import BatchReport
 from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
 from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.submitting import Submitter
 
 IMAGE_BYTES = 60_000
 SPEED = 3.0
@@ -201,7 +202,8 @@ async def seconds_for(rows: Sequence[Row], sandbox: SandboxControl, *, with_ledg
             if with_ledger:
                 ledger = await stack.enter_async_context(open_ledger(ImageStore(url=folder)))
             await ledger.load()
-            batch = Batch("", "", rows, client, landing, ledger, timeout=300, in_flight=200)
+            submitter = Submitter(client, ledger, timeout=300)
+            batch = Batch("", "", rows, submitter, landing, in_flight=200)
             began = time.monotonic()
             await batch.process_each(rows)
             return time.monotonic() - began

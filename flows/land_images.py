@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from nanobanana_blocks.artifacts import publish_report, showing_progress
+from nanobanana_blocks.image_store import shown
 from nanobanana_blocks.models import LandingReport
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.tasks import land_in_task_runs, opening_landing
@@ -19,7 +20,7 @@ def name_run() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     task_ids = parameters["task_ids"]
     what = task_ids[0] if len(task_ids) == 1 else f"{len(task_ids)} tasks"
-    return f"{what} to {parameters['destination']}"
+    return f"{what} to {shown(parameters['destination'])}"
 
 
 @flow(name="land-images", flow_run_name=name_run)

@@ -21,17 +21,19 @@ from nanobanana_blocks.batch_runs import (
 )
 from nanobanana_blocks.dates import DATE, day_of_run
 from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.image_store import shown
 from nanobanana_blocks.ledger import Failure
 from nanobanana_blocks.manifest import RowDefaults
 from nanobanana_blocks.models import BatchReport
 from nanobanana_blocks.schedule import PollPolicy
-from nanobanana_blocks.sharding import opening_shard_reports, run_shards
+from nanobanana_blocks.sharding import ending_with_parent, opening_shard_reports, run_shards
 
 
 def name_run() -> str:
     """Name a run after what it does: ``prompts.jsonl to s3://bucket/folder``."""
     parameters: dict[str, Any] = flow_run.parameters
-    what = f"{parameters['manifest'].rpartition('/')[2]} to {parameters['destination']}"
+    manifest = shown(parameters["manifest"]).rpartition("/")[2]
+    what = f"{manifest} to {shown(parameters['destination'])}"
     if DATE not in what:
         return what
     try:
@@ -113,7 +115,11 @@ async def run_batch(
             report = batch.report(finished=True)
         get_run_logger().info("%s, in %s", report.describe(), report.destination)
         await publish_batch_report(report, batch.landing.thumbnails)
-    return report if allow_partial else report.raise_unless_complete()
+    if not allow_partial:
+        report.raise_unless_complete()
+    if batch.stopped_by:
+        raise batch.stopped_by
+    return report
 
 
 @flow(name="run-shard")
@@ -124,7 +130,11 @@ async def run_shard(job: BatchJob, shard: Shard) -> State[BatchReport]:
         job: What the batch was told.
         shard: Which part this is.
     """
-    async with opening_batch(job, shard) as batch, opening_shard_reports(job) as reports:
+    async with (
+        ending_with_parent(),
+        opening_batch(job, shard) as batch,
+        opening_shard_reports(job) as reports,
+    ):
         await process_here(batch, job, reports, shard.report_name)
         report = batch.report(finished=True)
         await publish_batch_report(report, batch.landing.thumbnails)

@@ -7,18 +7,25 @@ from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from nanobanana_blocks.artifacts import publish_report
 from nanobanana_blocks.awaited import open_awaited
 from nanobanana_blocks.dates import DATE, day_of_run
-from nanobanana_blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.errors import DestinationError, StorageError
+from nanobanana_blocks.image_store import ImageStore, load_store, shown
 from nanobanana_blocks.models import LandingOutcome, LandingReport
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.tasks import land_what_is_done, opening_landing
 
 
-@flow(name="sweep", flow_run_name="sweep {destination}")
+def name_run() -> str:
+    """Name a run after what it does: ``sweep s3://bucket/folder``."""
+    return f"sweep {shown(flow_run.parameters['destination'])}"
+
+
+@flow(name="sweep", flow_run_name=name_run)
 async def sweep(
     destination: str = "images",
     credentials: str = "default",
@@ -31,7 +38,7 @@ async def sweep(
 
     A task is awaited from its submit by a batch, or its callback, until its receipt is there or the
     service says that it failed. What is still generating is reported as timed out and asked about
-    again by the next sweep.
+    again by the next sweep. Where a place cannot be swept, the others are, and the run fails then.
 
     Args:
         destination: A path, an fsspec URL, or the name of a saved ImageStore block; where it holds
@@ -47,6 +54,7 @@ async def sweep(
         What became of each generation task that was asked about.
 
     Raises:
+        StorageError: Several places could not be swept.
         NanoBananaError: Something cannot be meant, is missing, or refuses.
     """
     store = await load_store(destination)
@@ -55,9 +63,15 @@ async def sweep(
         today = day_of_run(timezone)
         places = [store.on(today - timedelta(days=ago)) for ago in range(days)]
     outcomes: list[LandingOutcome] = []
+    failures: list[StorageError | DestinationError] = []
     for place in places:
-        outcomes += await _sweep_place(place, credentials, older_than, poll)
-    return LandingReport(destination=destination, outcomes=outcomes)
+        try:
+            outcomes += await _sweep_place(place, credentials, older_than, poll)
+        except (StorageError, DestinationError) as failure:
+            failures.append(failure)
+    if failures:
+        raise _summed_up(failures, len(places))
+    return LandingReport(destination=shown(destination), outcomes=outcomes)
 
 
 async def _sweep_place(
@@ -73,3 +87,12 @@ async def _sweep_place(
         for outcome in report.outcomes:
             await awaited.settle(outcome, landing)
     return report.outcomes
+
+
+def _summed_up(
+    failures: Sequence[StorageError | DestinationError], places: int
+) -> StorageError | DestinationError:
+    if len(failures) == 1:
+        return failures[0]
+    lines = [f"{len(failures)} of {places} places could not be swept:", *map(str, failures)]
+    return StorageError("\n".join(lines))

@@ -1,12 +1,18 @@
 """Shares one account's request budget among all runs, through a Prefect global concurrency limit.
 
-The limit stands for the account: its slots are requests per second. A run at work holds one slot
-and takes an equal share of them all, so what the runs send together stays evenly spaced whatever
-their number, at the cost of a look at the limit every two seconds. Slots are leased: that of a run
-that died returns to the others within about a minute. Change the rate by changing the limit.
+The limit stands for the account: its slots are requests per second. Each run at work takes an equal
+share of them all, so what the runs send together stays evenly spaced whatever their number, at the
+cost of a look every few seconds. Change the rate by changing the limit.
+
+Which runs are at work is kept in a second limit, that of a task run tag, in which each of them
+leases a slot: only of such limits does Prefect tell who holds a lease. The number of active slots
+alone would not do: the leases are in the server's memory by default, the number is in its database,
+so a restart of the server leaves slots behind that nobody gives back. A run that died is no longer
+counted within about a minute; one whose lease is gone leases anew.
 
 (Slots that decay, Prefect's own rate limits, do not serve: in Prefect 3.8 every refusal also starts
-their decay anew, so runs that wait for one another starve; read in its source.)
+their decay anew, so runs that wait for one another starve. This, and what is said of leases, was
+read in its source.)
 """
 
 from __future__ import annotations
@@ -14,29 +20,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from uuid import UUID, uuid4
 
 import anyio
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
-from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+)
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.client.schemas.responses import (
+    ConcurrencyLimitWithLeaseResponse,
+    GlobalConcurrencyLimitResponse,
+)
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.logging import get_run_logger
 
+from nanobanana_blocks.background import alongside
 from nanobanana_blocks.budget import RequestBudget
-from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.errors import InvalidInput
 
 KEPT_BACK = 0.05
 """Part of the budget left unused: requests may arrive closer together than they were sent."""
 
-LOOK_SECONDS = 2.0
-SETTLE_SECONDS = 3.0
+LOOK_SECONDS = 4.0
+LONGEST_LOOK_SECONDS = 10.0
+SETTLE_SECONDS = 5.0
 """How long a run that joins others waits until they have made room."""
 
 LEASE_SECONDS = 60.0
-TURN_SECONDS = 3600.0
-"""How long a run waits for a slot where more runs are at work than the limit has slots."""
+"""The shortest that Prefect takes."""
+
+REGATHER_SECONDS = 60.0
+"""For how long a run that has just leased its slot also counts slots that nobody holds: after a
+restart of Prefect's server, those who held them may be about to lease anew."""
+
+MOST_RUNS = 1_000_000
+PREFECT_FAILED = (PrefectException, httpx.HTTPError, OSError, ValueError)
 
 
 def budget_name(credentials: str) -> str:
@@ -45,9 +66,12 @@ def budget_name(credentials: str) -> str:
 
 
 async def ensure_account_budget(credentials: str, requests_per_second: float) -> int:
-    """Make the account's limit where there is none, and return how many runs it lets work.
+    """Make the account's limit where there is none, and return how many runs are worth having.
 
     The rate of one that is there already stays.
+
+    Raises:
+        InvalidInput: The limit is 0.
     """
     wanted = GlobalConcurrencyLimitCreate(
         name=budget_name(credentials),
@@ -56,11 +80,10 @@ async def ensure_account_budget(credentials: str, requests_per_second: float) ->
         slot_decay_per_second=0,
     )
     async with get_client() as prefect:
-        limit = await _limit(prefect, credentials)
-        if limit is None:
-            with suppress(ObjectAlreadyExists):
+        with suppress(ObjectAlreadyExists):
+            if await _limit(prefect, credentials) is None:
                 await prefect.create_global_concurrency_limit(wanted)
-            limit = await _limit(prefect, credentials)
+        limit = await _limit_in_force(prefect, credentials)
     return limit.limit if limit else wanted.limit
 
 
@@ -68,73 +91,149 @@ async def ensure_account_budget(credentials: str, requests_per_second: float) ->
 async def sharing_account_budget(credentials: str, budget: RequestBudget) -> AsyncIterator[None]:
     """Keep a run's budget within its share of the account's, where the account has a limit.
 
+    While Prefect cannot be reached, or the limit is 0, the share stays what it was.
+
     Raises:
-        NanoBananaError: No slot became free within an hour.
+        InvalidInput: The limit is 0 at the beginning.
     """
     own = budget.allowed
     async with get_client() as prefect:
-        limit = await _limit(prefect, credentials)
-        if limit is None or not limit.active:
+        limit = await _limit_in_force(prefect, credentials)
+        if limit is None:
             yield
             return
-        if limit.active_slots >= limit.limit:
-            get_run_logger().info("All %s slots of %s are taken: waiting", limit.limit, limit.name)
-        async with _holding_a_slot(limit.name):
-            joined = await _limit(prefect, credentials) or limit
-            budget.allow(_share(joined, own))
+        async with _being_at_work(prefect, credentials) as attendance:
+            runs = await attendance.count()
+            budget.allow(_share(limit, runs, own))
             get_run_logger().info(
                 "Sharing %s requests per second with %s other runs (limit %s)",
-                joined.limit,
-                max(joined.active_slots - 1, 0),
-                joined.name,
+                limit.limit,
+                runs - 1,
+                limit.name,
             )
-            if joined.active_slots > 1:
+            if runs > 1:
                 await anyio.sleep(SETTLE_SECONDS)
-            follower = asyncio.create_task(_follow(prefect, credentials, budget, own))
-            try:
+            async with alongside(_follow(prefect, credentials, attendance, budget, own)):
                 yield
-            finally:
-                follower.cancel()
-                await asyncio.gather(follower, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _holding_a_slot(name: str) -> AsyncIterator[None]:
-    holding = concurrency(
-        name,
-        lease_duration=LEASE_SECONDS,
-        timeout_seconds=TURN_SECONDS,
-        raise_on_lease_renewal_failure=False,
-    )
-    try:
-        await holding.__aenter__()
-    except AcquireConcurrencySlotTimeoutError:
-        raise NanoBananaError(
-            f"no slot of the global concurrency limit {name} became free in an hour. Raise the "
-            "limit, or run fewer batches at a time."
-        ) from None
-    try:
-        yield
-    finally:
-        await holding.__aexit__(None, None, None)
 
 
 async def _follow(
-    prefect: PrefectClient, credentials: str, budget: RequestBudget, own: float
+    prefect: PrefectClient,
+    credentials: str,
+    attendance: _Attendance,
+    budget: RequestBudget,
+    own: float,
 ) -> None:
     while True:
         await anyio.sleep(LOOK_SECONDS)
-        try:
+        with suppress(*PREFECT_FAILED), anyio.fail_after(LONGEST_LOOK_SECONDS):
+            runs = await attendance.count()
             limit = await _limit(prefect, credentials)
-        except (PrefectException, httpx.HTTPError, OSError):
-            continue  # the share stays what it was
-        if limit:
-            budget.allow(_share(limit, own))
+            if limit and limit.limit:
+                budget.allow(_share(limit, runs, own))
 
 
-def _share(limit: GlobalConcurrencyLimitResponse, own: float) -> float:
-    """Requests per second for one of the runs that hold slots."""
-    return min(own, (1 - KEPT_BACK) * limit.limit / max(limit.active_slots, 1))
+def _share(limit: GlobalConcurrencyLimitResponse, runs: int, own: float) -> float:
+    """Requests per second for one of the runs at work."""
+    return min(own, (1 - KEPT_BACK) * limit.limit / runs) if limit.active else own
+
+
+class _Attendance:
+    """One run's slot among those of all runs of an account that are at work."""
+
+    def __init__(self, prefect: PrefectClient, credentials: str) -> None:
+        self._prefect = prefect
+        self._tag = f"{budget_name(credentials)}-runs"
+        self._name = f"tag:{self._tag}"
+        self._holder = ConcurrencyLeaseHolder(type="task_run", id=uuid4())
+        self._lease: UUID | None = None
+        self._leased_at = 0.0
+
+    async def count(self) -> int:
+        """How many runs are at work, this one included, whose lease is renewed or made anew."""
+        await self._keep_slot()
+        slots = await self._active_slots()
+        holders = await self._holders()
+        if self._holder.id not in holders:  # a server that does not tell the holders
+            return max(slots, 1)
+        if asyncio.get_running_loop().time() < self._leased_at + REGATHER_SECONDS:
+            return max(slots, len(holders))
+        if slots != len(holders):
+            await self._prefect.update_global_concurrency_limit(
+                self._name, GlobalConcurrencyLimitUpdate(active_slots=len(holders))
+            )
+        return len(holders)
+
+    async def leave(self) -> None:
+        """Give the slot back."""
+        if self._lease:
+            await self._prefect.release_concurrency_slots_with_lease(self._lease)
+
+    async def _keep_slot(self) -> None:
+        if self._lease is None:
+            await self._lease_slot()
+            return
+        try:
+            await self._prefect.renew_concurrency_lease(self._lease, LEASE_SECONDS)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.GONE:
+                raise
+            await self._lease_slot()
+
+    async def _lease_slot(self) -> None:
+        with suppress(ObjectAlreadyExists):
+            await self._prefect.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(
+                    name=self._name, limit=MOST_RUNS, active=True, slot_decay_per_second=0
+                )
+            )
+        granted = await self._prefect.increment_concurrency_slots_with_lease(
+            names=[self._name],
+            slots=1,
+            mode="concurrency",
+            lease_duration=LEASE_SECONDS,
+            holder=self._holder,
+        )
+        self._lease = ConcurrencyLimitWithLeaseResponse.model_validate(granted.json()).lease_id
+        self._leased_at = asyncio.get_running_loop().time()
+
+    async def _active_slots(self) -> int:
+        try:
+            limit = await self._prefect.read_global_concurrency_limit_by_name(self._name)
+        except ObjectNotFound:
+            self._lease = None  # somebody deleted the limit: the next look makes it again
+            raise
+        return limit.active_slots
+
+    async def _holders(self) -> set[UUID]:
+        try:
+            return set((await self._prefect.read_concurrency_limit_by_tag(self._tag)).active_slots)
+        except ObjectNotFound:
+            return set()
+
+
+@asynccontextmanager
+async def _being_at_work(prefect: PrefectClient, credentials: str) -> AsyncIterator[_Attendance]:
+    attendance = _Attendance(prefect, credentials)
+    try:
+        yield attendance
+    finally:
+        with suppress(*PREFECT_FAILED), anyio.move_on_after(LONGEST_LOOK_SECONDS, shield=True):
+            await attendance.leave()
+
+
+async def _limit_in_force(
+    prefect: PrefectClient, credentials: str
+) -> GlobalConcurrencyLimitResponse | None:
+    limit = await _limit(prefect, credentials)
+    if limit is None or not limit.active:
+        return None
+    if not limit.limit:
+        raise InvalidInput(
+            f"the global concurrency limit {limit.name} is 0: the account is paused. Give it the "
+            f"account's requests per second: prefect gcl update {limit.name} --limit 20"
+        )
+    return limit
 
 
 async def _limit(prefect: PrefectClient, credentials: str) -> GlobalConcurrencyLimitResponse | None:

@@ -24,6 +24,7 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from nanobanana_blocks.background import alongside
 from nanobanana_blocks.models import BatchReport, LandingOutcome, LandingReport, RowOutcome
 
 PROGRESS_KEY = "nanobanana-progress"
@@ -44,12 +45,10 @@ async def showing_progress(
 ) -> AsyncIterator[None]:
     """Keep a progress artifact up to date while what `settled` counts approaches `total`."""
     progress = _Progress(total, settled, what)
-    follower = asyncio.create_task(progress.follow())
     try:
-        yield
+        async with alongside(progress.follow()):
+            yield
     finally:
-        follower.cancel()
-        await asyncio.gather(follower, return_exceptions=True)
         await progress.show()
 
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 
 import httpx
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from nanobanana_blocks.errors import UnknownTask
 from nanobanana_blocks.image_store import ImageStore
 from nanobanana_blocks.landing import Landing, Placement
-from nanobanana_blocks.ledger import Entry, Ledger, State, failure_of, open_ledger
-from nanobanana_blocks.models import ErrorSummary, LandingOutcome
+from nanobanana_blocks.ledger import Entry, Ledger, State, open_ledger
+from nanobanana_blocks.models import LandingOutcome
 from nanobanana_blocks.naming import receipt_name
 from nanobanana_blocks.pending import PendingTasks, open_pending
 from nanobanana_blocks.wakeups import reveal_from_kept_events
+
+UNKNOWN_FOR = timedelta(days=1)
+"""How long a task may be unknown to the API, as with a wrong key, before it is dropped."""
 
 
 class AwaitedTasks:
@@ -33,6 +38,7 @@ class AwaitedTasks:
         self._pending = pending
         self._ledger = ledger
         self._entries: dict[str, Entry] = {}
+        self._announced: dict[str, datetime] = {}
 
     async def find(self, in_storage: set[str], older_than: float) -> None:
         """Find what is awaited for longer than `older_than` seconds.
@@ -44,11 +50,13 @@ class AwaitedTasks:
         await self._ledger.load()
         await self._recover(older_than)
         self._entries = {e.task_id: e for e in self._ledger.entries() if e.task_id}
-        pending = [task.task_id for task in await self._pending.older_than(older_than)]
+        pending = {task.task_id: task for task in await self._pending.older_than(older_than)}
+        self._announced = {task_id: task.announced_at for task_id, task in pending.items()}
         submitted = [
             task_id
             for task_id, entry in self._entries.items()
             if entry.state is State.SUBMITTED
+            and not entry.failure
             and entry.age_seconds >= older_than
             and (entry.attempt > 1 or receipt_name(entry.name or task_id) not in in_storage)
         ]
@@ -67,9 +75,11 @@ class AwaitedTasks:
         if not outcome.is_settled:
             return
         error = landing.errors.get(outcome.task_id)
-        entry, failure = self._entries.get(outcome.task_id), failure_of(error)
-        if entry and error and failure:
-            await self._ledger.failed(entry, failure, ErrorSummary.of(error))
+        if entry := self._entries.get(outcome.task_id):
+            await self._ledger.ended(entry, error)
+        announced_at = self._announced.get(outcome.task_id)
+        if isinstance(error, UnknownTask) and announced_at and _now() - announced_at < UNKNOWN_FOR:
+            return
         await self._pending.settle(outcome.task_id)
 
     async def _recover(self, older_than: float) -> None:
@@ -93,6 +103,10 @@ class AwaitedTasks:
             get_run_logger().warning(
                 "Of %s rows it is not known whether they were submitted", f"{lost:,}"
             )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 @asynccontextmanager

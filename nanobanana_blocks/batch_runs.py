@@ -37,6 +37,7 @@ from nanobanana_blocks.manifest import Manifest, Row, RowDefaults, read_manifest
 from nanobanana_blocks.models import LandingStatus
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.submitting import Submitter
 from nanobanana_blocks.tasks import (
     RETRIES,
     TASK_RUN_EACH,
@@ -124,17 +125,16 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
         ) as landing,
     ):
         await ledger.load(row.key for row in rows)
+        submitter = Submitter(
+            client, ledger, timeout=job.timeout, retry=job.retry, callback_url=callback_url
+        )
         batch = Batch(
             Location.parse(manifest_url).shown,
             manifest.digest,
             rows,
-            client,
+            submitter,
             landing,
-            ledger,
-            timeout=job.timeout,
             in_flight=job.in_flight,
-            retry=job.retry,
-            callback_url=callback_url,
             on_outcome=Storyteller(len(rows), events),
         )
         await batch.refuse_taken_names()
@@ -143,8 +143,14 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             yield batch
         finally:
             if shard is None:
-                await ledger.load(row.key for row in rows)
-                await ledger.summarise()
+                await _summarise(ledger)
+
+
+async def _summarise(ledger: Ledger) -> None:
+    try:
+        await ledger.summarise()
+    except NanoBananaError as error:
+        get_run_logger().warning("The ledger could not be summarised: %s", error)
 
 
 async def process_here(
@@ -163,9 +169,9 @@ async def process_here(
     """
     async with (
         keeping_report(batch, reports, report),
-        sharing_account_budget(job.credentials, batch.client.budget),
+        sharing_account_budget(job.credentials, batch.submitter.client.budget),
         showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
-        waking_on_callbacks(batch.landing, batch.reveal),
+        waking_on_callbacks(batch.landing, batch.submitter.reveal),
     ):
         await _reveal_earlier(batch)
         await _process_in_task_runs(batch)
@@ -182,7 +188,7 @@ async def require_credits(batch: Batch) -> None:
     if not needed:
         return
     try:
-        batch.credits_before = await batch.client.get_credits()
+        batch.credits_before = await batch.submitter.client.get_credits()
     except Unauthorized:
         raise
     except APIError as error:
@@ -265,7 +271,7 @@ def _callback_url(job: BatchJob, block: NanoBananaCredentials) -> Callable[[str]
 
 
 async def _reveal_earlier(batch: Batch) -> None:
-    unanswered = batch.unanswered
+    unanswered = batch.submitter.unanswered
     if not unanswered:
         return
     get_run_logger().warning(
@@ -274,7 +280,8 @@ async def _reveal_earlier(batch: Batch) -> None:
     )
     since = min(entry.intended_at for entry in unanswered)
     try:
-        await reveal_from_kept_events([e.job_key for e in unanswered], since, batch.reveal)
+        job_keys = [entry.job_key for entry in unanswered]
+        await reveal_from_kept_events(job_keys, since, batch.submitter.reveal)
     except (PrefectException, httpx.HTTPError, OSError) as error:
         get_run_logger().warning("Prefect's events cannot be read: %s", type(error).__name__)
 

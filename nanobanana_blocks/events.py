@@ -5,7 +5,6 @@ Events go to Prefect's API in batches, which costs a fraction of Prefect's own `
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from prefect.events.related import related_resources_from_run_context
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from nanobanana_blocks.background import alongside
 from nanobanana_blocks.models import LandingOutcome, LandingStatus
 
 CALLBACK_RECEIVED = "nanobanana.callback.received"
@@ -119,12 +119,10 @@ async def telling_outcomes() -> AsyncIterator[OutcomeEvents]:
     async with get_client() as prefect:
         related = await related_resources_from_run_context(prefect)
         outcomes = OutcomeEvents(prefect, [dict(resource) for resource in related])
-        teller = asyncio.create_task(outcomes.tell_now_and_then())
         try:
-            yield outcomes
+            async with alongside(outcomes.tell_now_and_then()):
+                yield outcomes
         finally:
-            teller.cancel()
-            await asyncio.gather(teller, return_exceptions=True)
             await outcomes.tell_the_last()
 
 

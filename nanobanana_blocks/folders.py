@@ -6,6 +6,7 @@ What is raised is the backend's own; `storage` gives it limits, retries and word
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import re
@@ -24,7 +25,12 @@ from fsspec.registry import get_filesystem_class
 
 from nanobanana_blocks.errors import DestinationError
 from nanobanana_blocks.locations import Location
-from nanobanana_blocks.storage_errors import WrongSize, refused_to_replace
+from nanobanana_blocks.storage_errors import (
+    CannotCreate,
+    WrongSize,
+    knows_no_exclusive_creation,
+    refused_to_replace,
+)
 
 T = TypeVar("T")
 
@@ -33,6 +39,14 @@ THREADS = 16
 
 CONNECTIONS = 64
 """Operations that an asynchronous object store is asked to do at a time, each on a connection."""
+
+_NO_HARD_LINKS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+    | {errno.EINVAL, errno.EMLINK, errno.EXDEV}
+)
+"""What file systems without hard links say to one, in a folder where a file was just written."""
+
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 _STALE_AFTER = 24 * 60 * 60.0
 _TEMPORARY = re.compile(r"\.nanobanana-[0-9a-f]{32}\.part")
@@ -156,8 +170,13 @@ class LocalFolder(Folder):
             os.link(temporary, self._path / name)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno in _NO_HARD_LINKS:
+                raise CannotCreate from None
+            raise
         finally:
             _discard(temporary)
+        _have_disk_take_names(self._path)
         return True
 
     def _written_apart(self, data: bytes) -> Path:
@@ -177,6 +196,20 @@ class LocalFolder(Folder):
 def _discard(path: Path) -> None:
     with suppress(OSError):
         path.unlink()
+
+
+def _have_disk_take_names(folder: Path) -> None:
+    """Have a power cut take no name away that is in a folder, where the system can promise that."""
+    if not hasattr(os, "O_DIRECTORY"):  # as on Windows, which opens no folders
+        return
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(opened)
 
 
 @dataclass(frozen=True)
@@ -314,6 +347,8 @@ class RemoteFolder(Folder):
         except Exception as error:
             if refused_to_replace(error):
                 return False
+            if knows_no_exclusive_creation(error):
+                raise CannotCreate from None
             raise
         return True
 

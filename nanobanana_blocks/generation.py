@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -19,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nanobanana_blocks.errors import InvalidInput
 
@@ -40,6 +41,16 @@ Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
 ImageUrl = Annotated[
     str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=LONGEST_URL)
 ]
+
+
+def _refuse_text_and_booleans(value: object) -> object:
+    if isinstance(value, (bool, str, bytes)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+NumberOfImages = Annotated[int, Field(ge=1, le=4), BeforeValidator(_refuse_text_and_booleans)]
+"""A JSON number without a fraction, such as ``2`` or ``2.0``."""
 
 CREDITS_BY_RESOLUTION = {"1K": 8, "2K": 12, "4K": 18}
 
@@ -108,7 +119,7 @@ class GenerateRequest(_Request):
         default_factory=lambda data: "IMAGETOIAMGE" if data.get("image_urls") else "TEXTTOIAMGE",
         description="Text or images to image; unless given, as there are image URLs or not.",
     )
-    num_images: int = Field(default=1, ge=1, le=4, description="How many images to make.")
+    num_images: NumberOfImages = Field(default=1, description="How many images to make.")
     watermark: str | None = Field(default=None, description="Text to mark the image with.")
     image_size: ImageSize | None = Field(
         default=None, alias="image_size", description="Width to height."
@@ -168,7 +179,9 @@ class Generate2Request(_Request):
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
     resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")
     google_search: bool | None = Field(
-        default=None, description="Have the service look things up; it does not by default."
+        default=None,
+        strict=True,
+        description="Have the service look things up; it does not by default.",
     )
     output_format: Literal["png", "jpg"] | None = Field(
         default=None, description="The service's default is jpg."

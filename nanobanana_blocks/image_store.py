@@ -14,6 +14,7 @@ from pydantic import Field
 from nanobanana_blocks import dates
 from nanobanana_blocks.credentials import BLOCK_NAME, DOCUMENTATION_URL, LOGO_URL
 from nanobanana_blocks.errors import DestinationError, InvalidInput
+from nanobanana_blocks.locations import Location
 from nanobanana_blocks.storage import Destination
 
 
@@ -75,6 +76,15 @@ class ImageStore(Block):
         return self.model_copy(update={"url": f"{self.url.rstrip('/')}/{folder}"})
 
 
+def shown(place: str) -> str:
+    """What names, logs and reports call a place or a file that a flow was told, without secrets."""
+    try:
+        location = Location.parse(place)
+    except DestinationError:
+        return f"{place.partition(':')[0]}:…"
+    return place if location.local else location.shown
+
+
 async def load_store(destination: str) -> ImageStore:
     """The place that a flow's `destination` means: a URL, a path, or a saved block's name.
 
@@ -103,6 +113,7 @@ def _refuse_temporary_folder(destination: str) -> None:
     is_worker_folder = here.name.endswith("prefect") and here.parent == Path(tempfile.gettempdir())
     if deployment.id and is_worker_folder:
         raise DestinationError(
-            f"{destination!r} is a relative path, and would be deleted with the worker's temporary "
-            "folder. Give an absolute path, an fsspec URL, or the name of a saved ImageStore."
+            f"{shown(destination)!r} is a relative path, and would be deleted with the worker's "
+            "temporary folder. Give an absolute path, an fsspec URL, or the name of a saved "
+            "ImageStore."
         )

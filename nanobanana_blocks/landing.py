@@ -414,21 +414,28 @@ class _Attempt:
         )
 
 
-async def side_by_side(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Run many coroutines at the same time; when one raises, cancel the others and raise that."""
+async def side_by_side(
+    coroutines: Iterable[Coroutine[Any, Any, object]], *, started_at_once: int = STARTED_AT_ONCE
+) -> None:
+    """Run many coroutines at the same time; when one raises, cancel the others and raise that.
+
+    None of them is still running afterwards. `started_at_once` are begun before the event loop has
+    a turn.
+    """
     running: list[asyncio.Task[object]] = []
     try:
         for number, coroutine in enumerate(coroutines, start=1):
             running.append(asyncio.create_task(coroutine))
-            if number % STARTED_AT_ONCE == 0:
+            if number % started_at_once == 0:
                 await asyncio.sleep(0)
-        for task in running:
-            await task
+        if running:
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+            for task in ended:
+                task.result()
     finally:
-        unfinished = [task for task in running if not task.done()]
-        for task in unfinished:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ from nanobanana_blocks.storage import Destination
 FOLDER = ".nanobanana/ledger"
 SUMMARY = "summary.json"
 
+MOST_INTENTS = 5
+
 CONTENT_POLICY_CODE = "400"
 """Documented for callbacks: the generation was refused for its content."""
 
@@ -103,8 +105,8 @@ class Entry(BaseModel):
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since it was intended."""
-        return (datetime.now(timezone.utc) - self.intended_at).total_seconds()
+        """Seconds since it was intended; 0 where another machine's clock is ahead."""
+        return max(0.0, (datetime.now(timezone.utc) - self.intended_at).total_seconds())
 
     @property
     def file_name(self) -> str:
@@ -189,10 +191,24 @@ class Ledger:
         Raises:
             StorageError: It was not noted; do not submit.
         """
-        before = self.latest(row.key)
-        entry = Entry(
+        for _ in range(MOST_INTENTS):
+            entry = self._next_attempt(row, request)
+            if await self._create(entry):
+                self._keep(entry)
+                return entry, True
+            if found := await self._read(entry.file_name):
+                self._keep(found)
+                return found, False
+            # The run that was first has taken its attempt back meanwhile.
+        raise StorageError(f"{self._folder.path_of(entry.file_name)} can be neither made nor read.")
+
+    def _next_attempt(self, row: Row, request: GenerationRequest) -> Entry:
+        attempt = max(self._attempts.get(row.key, ()), default=0) + 1
+        while _file_name(row.key, attempt) in self._others:
+            attempt += 1  # its file was deleted, and the summary still tells of it
+        return Entry(
             key=row.key,
-            attempt=before.attempt + 1 if before else 1,
+            attempt=attempt,
             digest=row.digest,
             name=row.name,
             endpoint=request.endpoint,
@@ -200,10 +216,6 @@ class Ledger:
             job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
             intended_at=datetime.now(timezone.utc),
         )
-        ours = await self._create(entry)
-        found = entry if ours else await self._read(entry.file_name) or entry
-        self._keep(found)
-        return found, ours
 
     async def submitted(self, entry: Entry, task_id: str) -> Entry:
         """Note that a submit was answered with a task, or that its callback has told the task."""
@@ -222,21 +234,32 @@ class Ledger:
             entry, state=State.UNCONFIRMED, failure=Failure.UNCONFIRMED, error=error
         )
 
-    async def failed(self, entry: Entry, failure: Failure, error: ErrorSummary) -> Entry:
-        """Note that no image will come of an attempt."""
-        return await self._update(entry, state=State.FAILED, failure=failure, error=error)
+    async def refused(self, entry: Entry, error: ErrorSummary) -> Entry:
+        """Note that the service did not take a submit."""
+        return await self._update(entry, state=State.FAILED, failure=Failure.REFUSED, error=error)
+
+    async def ended(self, entry: Entry, error: NanoBananaError | None) -> None:
+        """Note how the task of an attempt ended, where that is for good."""
+        failure = failure_of(error)
+        if error is None and entry.failure:
+            await self._update(entry, state=State.SUBMITTED, failure=None, error=None)
+        elif error and failure:
+            # A task that is not known may be known to another key.
+            state = State.SUBMITTED if failure is Failure.UNKNOWN_TASK else State.FAILED
+            await self._update(entry, state=state, failure=failure, error=ErrorSummary.of(error))
 
     async def retract(self, entry: Entry) -> None:
         """Forget an attempt that has certainly not reached the service."""
         await self._folder.delete(entry.file_name)
-        del self._attempts[entry.key][entry.attempt]
-        if not self._attempts[entry.key]:
-            del self._attempts[entry.key]
+        self._forget(entry)
 
-    async def look_again(self, entry: Entry) -> Entry:
-        """What another run may have made of an attempt meanwhile."""
-        found = await self._read(entry.file_name) or entry
-        self._keep(found)
+    async def look_again(self, entry: Entry) -> Entry | None:
+        """What another run has made of an attempt meanwhile; None: it took the attempt back."""
+        found = await self._read(entry.file_name)
+        if found:
+            self._keep(found)
+        else:
+            self._forget(entry)
         return found
 
     async def summarise(self) -> None:
@@ -297,6 +320,11 @@ class Ledger:
         await self._folder.publish(entry.file_name, _content(updated), _MEDIA_TYPE)
         return updated
 
+    def _forget(self, entry: Entry) -> None:
+        self._attempts[entry.key].pop(entry.attempt, None)
+        if not self._attempts[entry.key]:
+            del self._attempts[entry.key]
+
     def _keep(self, entry: Entry) -> None:
         self._others.pop(entry.file_name, None)
         self._attempts.setdefault(entry.key, {})[entry.attempt] = entry
@@ -314,10 +342,15 @@ def _file_name(key: str, attempt: int) -> str:
 async def open_ledger(store: ImageStore, *, check: bool = True) -> AsyncIterator[Ledger]:
     """Reach the ledger of a store; nothing is read yet.
 
+    Args:
+        store: Where the images go.
+        check: Whether to make sure that entries can be written, and find out whether exclusively.
+
     Raises:
         DestinationError: The store cannot be written to, where that is checked.
     """
     async with await store.beside(FOLDER).open() as folder:
         if check:
             await folder.check_writable()
+            await folder.check_exclusive()
         yield Ledger(folder)

@@ -56,7 +56,8 @@ def receipt_name(stem: str) -> str:
 def report_name(manifest: str) -> str:
     """Return the file name of a batch's report, after the last part of its manifest's URL."""
     file_name = manifest.rstrip("/").replace("\\", "/").rpartition("/")[2]
-    return f"{safe_name(file_name.partition('.')[0] or 'batch')}.report.json"
+    stem = file_name.rpartition(".")[0] if "." in file_name else file_name
+    return f"{safe_name(stem or 'batch')}.report.json"
 
 
 def rival_stem(stem: str, index: int, count: int) -> str | None:

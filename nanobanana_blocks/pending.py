@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from nanobanana_blocks.dates import DATE
+from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.events import BATCH_JOB_PREFIX
 from nanobanana_blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.naming import receipt_name
 from nanobanana_blocks.storage import Destination
@@ -88,18 +91,35 @@ async def open_pending(store: ImageStore, *, check: bool = True) -> AsyncIterato
 class Announcer:
     """Announces tasks in the place that a `destination` means, which it reaches when first called.
 
-    For as long as the process lasts; made for the callback receiver.
+    For as long as the process lasts; made for the callback receiver. The tasks of batches are left
+    out: the ledgers of their own places know them.
+
+    Raises:
+        InvalidInput: The destination holds ``{date}``; of a saved block that is known, and raised,
+            when it is first called.
     """
 
     def __init__(self, destination: str) -> None:
+        _require_one_place(destination)
         self._destination = destination
         self._opening = asyncio.Lock()
         self._place = AsyncExitStack()
         self._pending: PendingTasks | None = None
 
     async def __call__(self, callback: ReceivedCallback) -> None:
+        if callback.job_key and callback.job_key.startswith(BATCH_JOB_PREFIX):
+            return
         async with self._opening:
             if self._pending is None:
                 store = await load_store(self._destination)
+                _require_one_place(store.url)
                 self._pending = await self._place.enter_async_context(open_pending(store))
         await self._pending.announce(callback.task_id)
+
+
+def _require_one_place(destination: str) -> None:
+    if DATE in destination:
+        raise InvalidInput(
+            f"a callback belongs to no day, so its task cannot be announced in a place with {DATE} "
+            "in it. Give a place without."
+        )

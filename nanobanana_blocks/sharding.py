@@ -7,9 +7,8 @@ reports that they keep beside the images, so that it is known even of one that w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -28,6 +27,7 @@ from pydantic import ValidationError
 
 from nanobanana_blocks.account_budget import ensure_account_budget
 from nanobanana_blocks.artifacts import showing_progress
+from nanobanana_blocks.background import alongside
 from nanobanana_blocks.batch import REPORT_SECONDS, Batch, publish_report
 from nanobanana_blocks.batch_runs import BatchJob, Shard, dated_store
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
@@ -39,6 +39,10 @@ from nanobanana_blocks.verification import verify_image
 REPORTS_FOLDER = ".nanobanana/shards"
 
 LOOK_SECONDS = 3.0
+PARENT_SECONDS = 10.0
+CANCELLED_SECONDS = 15.0
+"""How long a parent that is cancelled waits for its child runs: Prefect kills it after 30."""
+
 UNCLAIMED_SECONDS = 900.0
 """How long all child runs that are left may wait for a worker at the same time."""
 
@@ -56,20 +60,16 @@ class ShardedBatch:
         self._batch = batch
         self._shards = shards
         self._reports = reports
-        self._heard: dict[Shard, tuple[datetime | None, float]] = {}
+        self._told: dict[Shard, bytes] = {}
+        self._heard_at: dict[Shard, float] = {}
 
     async def look(self) -> None:
         """Read how far the child runs have come."""
-        for shard in self._shards:
-            if report := await self._read(shard):
-                self.outcomes.update((outcome.row, outcome) for outcome in report.outcomes)
-                if self._heard.get(shard, (None, 0.0))[0] != report.updated_at:
-                    self._heard[shard] = (report.updated_at, _now())
+        await asyncio.gather(*(self._look_at(shard) for shard in self._shards))
 
     def is_silent(self, shard: Shard) -> bool:
         """Whether a child run at work has not told anything for so long that it must be dead."""
-        _, heard_at = self._heard.setdefault(shard, (None, _now()))
-        return _now() - heard_at > SILENT_SECONDS
+        return _now() - self._heard_at.setdefault(shard, _now()) > SILENT_SECONDS
 
     async def publish(self, *, finished: bool) -> BatchReport:
         """Write the batch's report beside the images, and return it."""
@@ -83,12 +83,14 @@ class ShardedBatch:
             for shard in self._shards:
                 await self._reports.delete(shard.report_name)
 
-    async def _read(self, shard: Shard) -> BatchReport | None:
-        try:
-            data = await self._reports.read(shard.report_name)
-            return BatchReport.model_validate_json(data) if data else None
-        except (NanoBananaError, ValidationError):
-            return None
+    async def _look_at(self, shard: Shard) -> None:
+        with suppress(NanoBananaError, ValidationError):
+            told = await self._reports.read(shard.report_name)
+            if told is None or told == self._told.get(shard):
+                return
+            report = await asyncio.to_thread(BatchReport.model_validate_json, told)
+            self.outcomes.update((outcome.row, outcome) for outcome in report.outcomes)
+            self._told[shard], self._heard_at[shard] = told, _now()
 
 
 async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -> BatchReport:
@@ -123,16 +125,42 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
                 runs[await _start(shard, job, deployment)] = shard
             get_run_logger().info("%s child runs of %s share the rows", of, deployment)
             async with showing_progress(len(batch.rows), lambda: len(sharded.outcomes), "Rows"):
-                await _follow(prefect, runs, sharded)
+                ended_badly = await _follow(prefect, runs, sharded)
         except BaseException:
             await _cancel(prefect, runs)
+            await _see_them_end(prefect, runs)
             raise
         finally:
             await sharded.look()
+            with suppress(NanoBananaError):
+                await batch.catch_up()
             report = await sharded.publish(finished=True)
-        await sharded.forget_reports()
+            await sharded.forget_reports()
         await _fetch_thumbnails(batch)
+    if ended_badly and report.not_landed:
+        batch.stopped_by = NanoBananaError(
+            f"{len(ended_badly)} of {of} child runs did not do their part. {ended_badly[0]}"
+        )
     return report
+
+
+@asynccontextmanager
+async def ending_with_parent() -> AsyncIterator[None]:
+    """Have this child run cancelled when its parent is, also one that could not say so any more."""
+    async with get_client() as prefect, alongside(_follow_parent(prefect)):
+        yield
+
+
+async def _follow_parent(prefect: PrefectClient) -> None:
+    parent_id, own_id = flow_run.parent_flow_run_id, flow_run.id
+    if parent_id is None or own_id is None:
+        return
+    while True:
+        parents = await _states(prefect, [UUID(parent_id)]) or {}
+        if any(state.is_cancelled() or state.is_cancelling() for state in parents.values()):
+            await _cancel(prefect, [UUID(own_id)])
+            return
+        await anyio.sleep(PARENT_SECONDS)
 
 
 @asynccontextmanager
@@ -178,17 +206,20 @@ async def _start(shard: Shard, job: BatchJob, deployment: str) -> UUID:
     return run.id
 
 
-async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: ShardedBatch) -> None:
-    """Wait for the child runs; of those that ended badly, the log tells."""
+async def _follow(
+    prefect: PrefectClient, runs: dict[UUID, Shard], sharded: ShardedBatch
+) -> list[str]:
+    """Wait for the child runs; return what is to be told of those that ended badly."""
     logger = get_run_logger()
     left = dict(runs)
-    published_at = unclaimed_since = _now()
+    ended_badly: list[str] = []
+    looked_at = unclaimed_since = _now()
     while left:
         await anyio.sleep(LOOK_SECONDS)
-        await sharded.look()
-        if _now() - published_at >= REPORT_SECONDS:
+        if _now() - looked_at >= REPORT_SECONDS:
+            await sharded.look()
             await sharded.publish(finished=False)
-            published_at = _now()
+            looked_at = _now()
         states = await _states(prefect, left)
         if states is None:
             unclaimed_since = _now()
@@ -197,23 +228,28 @@ async def _follow(prefect: PrefectClient, runs: dict[UUID, Shard], sharded: Shar
             unclaimed_since = _now()
         for run_id, state in states.items():
             if state.is_final():
-                shard = left.pop(run_id)
-                unclaimed_since = _now()
-                if not state.is_completed():
-                    logger.error("Shard %s ended %s: %s", shard.number, state.name, state.message)
+                trouble = "" if state.is_completed() else f"ended {state.name}: {state.message}"
             elif state.is_running() and sharded.is_silent(left[run_id]):
-                shard = left.pop(run_id)
-                logger.error("Shard %s has been silent too long; its worker has died", shard.number)
+                trouble = "has been silent too long; its worker has died"
+                await _cancel(prefect, [run_id])
+            else:
+                continue
+            shard = left.pop(run_id)
+            unclaimed_since = _now()
+            if trouble:
+                ended_badly.append(f"Shard {shard.number} {trouble}")
+                logger.error(ended_badly[-1])
         if _now() - unclaimed_since > UNCLAIMED_SECONDS:
             raise NanoBananaError(
                 f"no worker has taken any of {len(left)} child runs. Start one more worker, or "
                 "raise the limit of the one that runs this batch: it occupies a place itself."
             )
+    return ended_badly
 
 
-async def _states(prefect: PrefectClient, runs: dict[UUID, Shard]) -> dict[UUID, State[Any]] | None:
-    """The states of those child runs that there are; None where Prefect does not tell now."""
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))
+async def _states(prefect: PrefectClient, run_ids: Iterable[UUID]) -> dict[UUID, State[Any]] | None:
+    """The states of those runs that there are; None where Prefect does not tell now."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
     try:
         found = await prefect.read_flow_runs(flow_run_filter=wanted)
     except (PrefectException, httpx.HTTPError, OSError):
@@ -221,11 +257,19 @@ async def _states(prefect: PrefectClient, runs: dict[UUID, Shard]) -> dict[UUID,
     return {run.id: run.state for run in found if run.state}
 
 
-async def _cancel(prefect: PrefectClient, runs: dict[UUID, Shard]) -> None:
-    for run_id, state in (await _states(prefect, runs) or {}).items():
+async def _cancel(prefect: PrefectClient, run_ids: Iterable[UUID]) -> None:
+    for run_id, state in (await _states(prefect, run_ids) or {}).items():
         if not state.is_final():
             with suppress(PrefectException, httpx.HTTPError, OSError):
                 await prefect.set_flow_run_state(run_id, Cancelling())
+
+
+async def _see_them_end(prefect: PrefectClient, run_ids: Collection[UUID]) -> None:
+    with anyio.move_on_after(CANCELLED_SECONDS):
+        while states := await _states(prefect, run_ids):
+            if all(state.is_final() for state in states.values()):
+                return
+            await anyio.sleep(1)
 
 
 def _now() -> float:

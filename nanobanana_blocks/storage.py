@@ -35,6 +35,7 @@ from nanobanana_blocks.folders import (
 )
 from nanobanana_blocks.locations import Location
 from nanobanana_blocks.storage_errors import (
+    CannotCreate,
     Cause,
     WrongSize,
     checking_error,
@@ -66,6 +67,7 @@ class Destination:
         """For `open`; `shown` is the URL or path without secrets."""
         self._shown = shown
         self._folder = folder
+        self._can_create = folder.can_create
         self._operation_seconds = operation_seconds
         self._check_seconds = check_seconds
         self._slots = asyncio.Semaphore(folder.width)
@@ -122,9 +124,10 @@ class Destination:
     def can_create(self) -> bool:
         """Whether `create` is exclusive here: on local folders, s3, gs, az and memory.
 
-        s3 means Amazon's; of the services that imitate it, some ignore the condition.
+        That is by the kind of storage. `check_exclusive` finds out whether it holds for this one:
+        some services that imitate s3 ignore the condition, and some disks have no hard links.
         """
-        return self._folder.can_create
+        return self._can_create
 
     def path_of(self, name: str) -> str:
         """Return what a person would open to see `name`; it holds no credentials."""
@@ -153,6 +156,34 @@ class Destination:
         try:
             if await self._folder.size_of(probe) != len(content):
                 raise WrongSize
+        finally:
+            with suppress(Exception):
+                await self._folder.delete(probe)
+
+    async def check_exclusive(self) -> None:
+        """Have `can_create` tell what is so here, by creating a small file twice.
+
+        It takes three requests, and none where this kind of storage cannot create exclusively.
+        Call it after `check_writable`, which makes the folder.
+
+        Raises:
+            DestinationError: The destination cannot be used, or did not answer in time.
+            StorageError: The disk is full.
+        """
+        if not self._can_create:
+            return
+        try:
+            self._can_create = await within(self._check_seconds, self._try_creating_twice)
+        except Exception as error:
+            raise checking_error(self._shown, "write to", error) from None
+
+    async def _try_creating_twice(self) -> bool:
+        probe = temporary_name()
+        create = partial(self._folder.create, probe, b"only the first may do this", "text/plain")
+        try:
+            return await create() and not await create()
+        except CannotCreate:
+            return False
         finally:
             with suppress(Exception):
                 await self._folder.delete(probe)
@@ -192,12 +223,12 @@ class Destination:
         backend repeats a request by itself, so put something of your own in `data`.
 
         Raises:
-            DestinationError: This kind of storage has no exclusive creation (see `can_create`).
+            DestinationError: This storage has no exclusive creation (see `can_create`).
         """
         if not self.can_create:
             raise DestinationError(
-                f"{self._shown}: this kind of storage cannot create a file exclusively. "
-                "Use a local folder, s3, gs or az."
+                f"{self._shown}: this storage cannot create a file exclusively. Use a local disk "
+                "with hard links, s3, gs or az."
             )
         operation = partial(self._folder.create, _component(name), data, media_type)
         return await self._perform("write to", operation, tries=1)

@@ -22,6 +22,10 @@ class WrongSize(Exception):
         return "it holds another number of bytes than was written"
 
 
+class CannotCreate(Exception):
+    """Raised when the storage has no exclusive creation, although files can be written there."""
+
+
 class OutOfTime(Exception):
     """Raised when an operation did not end within our own time limit."""
 
@@ -47,6 +51,7 @@ class Cause(Enum):
     READ_ONLY = "it is read-only. Choose a folder that can be written"
     NOT_A_FOLDER = "a file stands where a folder should be. Choose another folder"
     NOT_TAKEN = "the backend does not take this. Check the URL and the storage_options"
+    NOT_EXCLUSIVE = "files cannot be created exclusively there. Choose another storage"
     UNREACHABLE = "the storage is out of reach. Check the endpoint and the network"
     OTHER = "the storage failed"
 
@@ -92,6 +97,7 @@ _SIGNS: dict[Cause, frozenset[object]] = {
         | {"HTTPClientError", "ClientConnectionError", "ServiceRequestError"}
         | {"ServiceResponseError", "ConnectionLost", "SFTPConnectionLost"}
     ),
+    Cause.NOT_EXCLUSIVE: frozenset({"CannotCreate"}),
     Cause.NOT_TAKEN: frozenset({"TypeError", "ValueError", "AttributeError", "KeyError"}),
 }
 
@@ -124,6 +130,15 @@ def refused_to_replace(error: BaseException) -> bool:
     conflicts = {"ConditionalRequestConflict", "HTTP 412", "HTTP 409"}
     return any(
         type(link).__name__ in signs or (signs | conflicts) & set(map(str, _codes(link)))
+        for link in _chain(error)
+    )
+
+
+def knows_no_exclusive_creation(error: BaseException) -> bool:
+    """Whether a backend or a service says that it does not know what ``mode="create"`` asks for."""
+    signs = {"NotImplementedError", "TypeError", "NotImplemented", "HTTP 501"}
+    return any(
+        type(link).__name__ in signs or signs & set(map(str, _codes(link)))
         for link in _chain(error)
     )
 

@@ -6,7 +6,6 @@ one: at 4 ms of CPU a run, one for every image would cost as much as landing it.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +24,7 @@ from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
 from nanobanana_blocks.generation import GenerationRequest
 from nanobanana_blocks.image_store import ImageStore, load_store
-from nanobanana_blocks.landing import Landing, Placement, open_landing
+from nanobanana_blocks.landing import Landing, Placement, open_landing, side_by_side
 from nanobanana_blocks.models import LandingOutcome, TaskDetails
 from nanobanana_blocks.schedule import PollPolicy
 
@@ -214,11 +213,8 @@ def in_groups(items: Sequence[T]) -> list[tuple[int, Sequence[T]]]:
 
 async def run_side_by_side(runs: Iterable[Coroutine[Any, Any, State[Any]]]) -> None:
     """Run Prefect task runs at the same time."""
-    started: list[asyncio.Task[State[Any]]] = []
-    for run in runs:
-        started.append(asyncio.create_task(run))
-        await asyncio.sleep(0)  # starting a task run takes Prefect some 15 ms on the event loop
-    await asyncio.gather(*started)
+    # Starting a task run takes Prefect some 15 ms on the event loop.
+    await side_by_side(runs, started_at_once=1)
 
 
 async def land_what_is_done(

@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
+from nanobanana_blocks.background import termination_of
 from nanobanana_blocks.errors import (
     APIError,
     ImageUnavailable,
@@ -136,6 +137,7 @@ class TaskWaiter:
         self._enqueue(watch, loop.time())
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
+            self._dispatcher.add_done_callback(self._pass_on_termination)
         return watch
 
     def wake(self, task_id: str) -> bool:
@@ -153,7 +155,7 @@ class TaskWaiter:
         self._dispatcher = None
         for task in running:
             task.cancel()
-        for watch in [w for watches in self._watches.values() for w in watches]:
+        for watch in self._all_watches():
             self._fail(
                 watch,
                 NanoBananaError("the client was closed meanwhile.", task_id=watch.task_id),
@@ -182,6 +184,16 @@ class TaskWaiter:
             look = asyncio.get_running_loop().create_task(self._take_look(watch))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
+            look.add_done_callback(self._pass_on_termination)
+
+    def _pass_on_termination(self, task: asyncio.Task[None]) -> None:
+        """Raise what is meant to end the process where somebody waits; here nobody would see."""
+        if termination := termination_of(task):
+            for watch in self._all_watches():
+                self._fail(watch, termination)
+
+    def _all_watches(self) -> list[Watch]:
+        return [watch for watches in self._watches.values() for watch in watches]
 
     async def _next_due(self) -> Watch:
         loop = asyncio.get_running_loop()
@@ -304,14 +316,14 @@ class TaskWaiter:
             ),
         )
 
-    def _fail(self, watch: Watch, error: Exception) -> None:
+    def _fail(self, watch: Watch, error: BaseException) -> None:
         if not watch._future.done():
             watch._future.set_exception(error)
             watch._future.exception()  # nobody may be listening any more
 
     def _fail_all(self, error: NanoBananaError) -> None:
         """End every wait: `error` is about the key or the server, not about one task."""
-        for watch in [w for watches in self._watches.values() for w in watches]:
+        for watch in self._all_watches():
             own = copy.copy(error)
             own.task_id, own.affects_all = None, True
             self._fail(watch, own)

@@ -27,6 +27,7 @@ from prefect.events.filters import (
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
+from nanobanana_blocks.background import alongside
 from nanobanana_blocks.events import CALLBACK_RECEIVED, job_id_of, task_id_of
 from nanobanana_blocks.landing import Landing
 
@@ -53,14 +54,10 @@ async def waking_on_callbacks(
         yield
         return
     subscribed = asyncio.Event()
-    listener = asyncio.create_task(_listen(landing, reveal, subscribed))
-    try:
+    async with alongside(_listen(landing, reveal, subscribed)):
         with anyio.move_on_after(SUBSCRIBE_SECONDS):
             await subscribed.wait()
         yield
-    finally:
-        listener.cancel()
-        await asyncio.gather(listener, return_exceptions=True)
 
 
 async def reveal_from_kept_events(job_keys: Sequence[str], since: datetime, reveal: Reveal) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +37,7 @@ from nanobanana_blocks.automations import (
 from nanobanana_blocks.cli import app
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.events import post_events
+from tests.until import until
 
 PROJECT = Path(__file__).parent.parent
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -92,16 +93,6 @@ async def ours(prefect: PrefectClient) -> dict[str, Automation]:
     ]
     assert len({automation.name for automation in found}) == len(found)
     return {automation.name: automation for automation in found}
-
-
-async def eventually(has_come: Callable[[], object]) -> None:
-    """Wait until something is true; asked ten times a second, for half a minute at most."""
-    for _ in range(300):
-        answer = has_come()
-        if await answer if isinstance(answer, Awaitable) else answer:
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("it has not come to be in half a minute")
 
 
 # --- made once
@@ -244,7 +235,7 @@ async def test_a_failed_run_is_told_of(
     await asyncio.to_thread(run_to_failure, "sweep", "not ours", tag="another-project")
     await asyncio.to_thread(run_to_failure, CHILD_FLOW, "its parent tells")
     run = await asyncio.to_thread(run_to_failure, "land-images", "2 of 3 have not landed")
-    await eventually(lambda: came)
+    await until(lambda: came)
     [notice] = came
     assert notice["subject"] == "land-images Failed: land-images fails"
     assert "2 of 3 have not landed" in notice["body"]
@@ -260,7 +251,7 @@ async def test_the_other_bad_ends_are_told_of(
     await make_automations(await save_block(url))
     run = await start_run(prefect, TAG)
     await prefect.set_flow_run_state(run, end)
-    await eventually(lambda: came)
+    await until(lambda: came)
     assert f" {end.name}: " in came[0]["subject"]
 
 
@@ -278,8 +269,6 @@ async def test_a_run_gives_heartbeats_with_its_tags(prefect: PrefectClient) -> N
 
     @flow(name="land-images")
     async def waits_for_its_heartbeat() -> list[dict[str, str]]:
-        seen: list[Any] = []
-
         async def look() -> list[Any]:
             answer = await prefect.request(
                 "POST",
@@ -291,11 +280,11 @@ async def test_a_run_gives_heartbeats_with_its_tags(prefect: PrefectClient) -> N
                     }
                 },
             )
-            seen[:] = answer.json()["events"]
-            return seen
+            events: list[Any] = answer.json()["events"]
+            return events
 
-        await eventually(look)
-        related: list[dict[str, str]] = seen[0]["related"]
+        [heartbeat, *_] = await until(look)
+        related: list[dict[str, str]] = heartbeat["related"]
         return related
 
     with tags(TAG):
@@ -326,7 +315,7 @@ async def test_a_run_without_heartbeat_becomes_crashed(prefect: PrefectClient) -
         await prefect.resume_automation(automation.id)
         return (await state_of(prefect, dead)).is_crashed()
 
-    await eventually(has_crashed)
+    await until(has_crashed)
     assert "its worker has died" in str((await state_of(prefect, dead)).message)
     assert (await state_of(prefect, live)).is_running()
     assert (await state_of(prefect, others)).is_running()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from nanobanana_blocks import ImageStore, NanoBananaClient, PollPolicy, batch, errors
+from nanobanana_blocks import (
+    ImageStore,
+    NanoBananaClient,
+    PollPolicy,
+    batch,
+    errors,
+    submitting,
+    waiting,
+)
 from nanobanana_blocks.batch import Batch, keeping_report
 from nanobanana_blocks.landing import open_landing
 from nanobanana_blocks.ledger import Failure, Ledger, State, open_ledger
@@ -17,6 +26,8 @@ from nanobanana_blocks.manifest import Row, parse_manifest
 from nanobanana_blocks.models import BatchReport, RowOutcome
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.submitting import Submitter
+from tests.until import until
 
 IMAGES = (".png", ".jpg", ".webp")
 QUICK = PollPolicy.fixed(0.05)
@@ -32,8 +43,8 @@ def soon_generated(sandbox: Sandbox) -> None:
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take an intent without an answer for one of a dead run at once."""
-    monkeypatch.setattr(batch, "UNANSWERED_SECONDS", 0)
-    monkeypatch.setattr(batch, "LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 0)
+    monkeypatch.setattr(submitting, "LOOK_AGAIN_SECONDS", 0.05)
 
 
 def rows_of(*rows: dict[str, Any]) -> Sequence[Row]:
@@ -47,7 +58,13 @@ def prompts(count: int) -> Sequence[Row]:
 
 @asynccontextmanager
 async def opened(
-    sandbox: Sandbox, folder: Path, rows: Sequence[Row], *, timeout: float = 10.0, **options: Any
+    sandbox: Sandbox,
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    timeout: float = 10.0,
+    in_flight: int = 20,
+    **options: Any,
 ) -> AsyncIterator[Batch]:
     """A batch in a folder, as one run has it."""
     async with (
@@ -59,8 +76,8 @@ async def opened(
         ) as landing,
     ):
         await ledger.load(row.key for row in rows)
-        settings: dict[str, Any] = {"timeout": timeout, "in_flight": 20} | options
-        yield Batch("rows.jsonl", "digest", rows, client, landing, ledger, **settings)
+        submitter = Submitter(client, ledger, timeout=timeout, **options)
+        yield Batch("rows.jsonl", "digest", rows, submitter, landing, in_flight=in_flight)
 
 
 async def run(
@@ -157,8 +174,7 @@ async def test_a_cancelled_run_notes_the_submits_under_way(
     rows = prompts(10)
     async with opened(sandbox, tmp_path, rows) as made:
         processing = asyncio.create_task(made.process_each(rows))
-        while not sandbox.stats().faults_fired:
-            await asyncio.sleep(0.01)
+        await until(lambda: sandbox.stats().faults_fired)
         processing.cancel()
         await asyncio.gather(processing, return_exceptions=True)
     known = await entries(tmp_path)
@@ -210,12 +226,15 @@ async def test_a_callback_reveals_the_task_of_a_lost_answer(
     rows = prompts(1)
     async with opened(sandbox, tmp_path, rows, callback_url=address) as made:
         processing = asyncio.create_task(made.process_each(rows))
-        while State.UNCONFIRMED not in (await entries(tmp_path)).values():
-            await asyncio.sleep(0.01)
-        made.reveal("another job", "another task")
+
+        async def is_unconfirmed() -> bool:
+            return State.UNCONFIRMED in (await entries(tmp_path)).values()
+
+        await until(is_unconfirmed)
+        made.submitter.reveal("another job", "another task")
         [submit] = sandbox.submits()
         assert submit.task_id
-        made.reveal(addresses[0], submit.task_id)
+        made.submitter.reveal(addresses[0], submit.task_id)
         await processing
         assert statuses([made.outcomes[1]]) == ["landed"]
     assert sandbox.stats().submits == 1
@@ -236,33 +255,127 @@ async def test_two_runs_at_once_submit_each_row_once(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs that overlap share the rows out among them: no row is paid for twice."""
-    monkeypatch.setattr(batch, "UNANSWERED_SECONDS", 30)
+    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 30)
     rows = prompts(20)
     both = await asyncio.gather(*(run(sandbox, tmp_path, rows) for _ in range(2)))
     assert sandbox.stats().submits == 20
     assert all(outcome.in_storage for outcomes in both for outcome in outcomes)
 
 
-@pytest.mark.parametrize(
-    ("fault", "class_name", "failure"),
-    [
-        (Fault(kind="body-code", code=422, on="submit"), "BadRequest", Failure.REFUSED),
-        (Fault(kind="body-code", code=455, on="submit"), "ServerError", Failure.REFUSED),
-    ],
-)
-async def test_refused_rows_stay_refused_until_asked(
-    sandbox: Sandbox, tmp_path: Path, fault: Fault, class_name: str, failure: Failure
-) -> None:
+async def test_refused_rows_stay_refused_until_asked(sandbox: Sandbox, tmp_path: Path) -> None:
     """What the API refused costs nothing, is not asked again by itself, and is on request."""
-    sandbox.add_fault(fault)
+    sandbox.add_fault(Fault(kind="body-code", code=422, on="submit"))
     rows = prompts(1)
-    assert classes(await run(sandbox, tmp_path, rows)) == [class_name]
+    assert classes(await run(sandbox, tmp_path, rows)) == ["BadRequest"]
     sandbox.clear_faults()
     before = sandbox.stats().requests
-    assert classes(await run(sandbox, tmp_path, rows)) == [class_name]
+    assert classes(await run(sandbox, tmp_path, rows)) == ["BadRequest"]
     assert sandbox.stats().requests == before
-    assert statuses(await run(sandbox, tmp_path, rows, retry=[failure])) == ["landed"]
+    assert statuses(await run(sandbox, tmp_path, rows, retry=[Failure.REFUSED])) == ["landed"]
     assert sandbox.stats().submits == 1
+
+
+async def test_a_task_unknown_to_another_key_is_not_given_up(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with another account's key leaves a paid task to the next run; only `retry` pays."""
+    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0)
+    sandbox.configure(submitted_task=TaskPlan(seconds=1000))
+    rows = prompts(1)
+    assert classes(await run(sandbox, tmp_path, rows, timeout=0.1)) == ["WaitTimedOut"]
+    with Sandbox() as other:
+        assert classes(await run(other, tmp_path, rows)) == ["UnknownTask"]
+        assert other.stats().submits == 0
+    sandbox.advance(1000)
+    assert statuses(await run(sandbox, tmp_path, rows)) == ["landed"]
+    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
+    assert statuses(again) == ["already_landed"]
+    assert sandbox.stats().submits == 1
+
+
+async def test_an_unknown_task_is_submitted_again_on_request(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row whose task the service has lost is paid for again where that is asked for."""
+    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0)
+    rows = prompts(1)
+    with Sandbox() as other:
+        other.configure(submitted_task=TaskPlan(seconds=0))
+        await run(other, tmp_path / "other", rows)
+        [entry] = (tmp_path / "other/.nanobanana/ledger").iterdir()
+        (tmp_path / ".nanobanana/ledger").mkdir(parents=True)
+        entry.rename(tmp_path / ".nanobanana/ledger" / entry.name)
+    assert classes(await run(sandbox, tmp_path, rows)) == ["UnknownTask"]
+    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
+    assert statuses(again) == ["landed"]
+    assert sandbox.stats().submits == 1
+
+
+async def test_an_outage_leaves_few_rows_unconfirmed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """While the service is down, no row after row is sent into the dark; then it goes on."""
+    sandbox.add_fault(Fault(kind="http-status", status=503, on="api"))
+    rows = prompts(60)
+    running = asyncio.create_task(run(sandbox, tmp_path, rows, in_flight=60))
+    await until(lambda: sandbox.stats().requests.get("credit", 0) >= 3)
+    sandbox.clear_faults()
+    outcomes = await running
+    told = Counter(classes(outcomes))
+    assert set(told) == {"UnconfirmedSubmit", None}
+    assert told["UnconfirmedSubmit"] <= 4
+    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNCONFIRMED])
+    assert all(outcome.in_storage for outcome in again)
+    assert sandbox.stats().submits == 60
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_submits_that_are_never_answered_end_the_submitting(
+    sandbox: Sandbox, tmp_path: Path, status: int
+) -> None:
+    """Where the API is up and yet no submit is answered, most rows are not even tried."""
+    sandbox.add_fault(Fault(kind="http-status", status=status, on="submit"))
+    rows = prompts(60)
+    outcomes = await run(sandbox, tmp_path, rows, in_flight=60)
+    told = Counter(classes(outcomes))
+    assert set(told) == {"UnconfirmedSubmit", "ServerError"}
+    assert told["UnconfirmedSubmit"] <= submitting.MOST_UNCONFIRMED_IN_A_ROW + 3
+    sandbox.clear_faults()
+    again = await run(sandbox, tmp_path, rows)
+    assert statuses(again).count("landed") == told["ServerError"]
+
+
+async def test_a_submit_that_another_run_takes_back_is_made(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An intent that another run noted and then took back leaves nothing to wait for."""
+    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 60)
+    [row] = rows = prompts(1)
+    assert row.request
+    async with open_ledger(ImageStore(url=str(tmp_path))) as other:
+        entry, _ = await other.intend(row, row.request)
+        running = asyncio.create_task(run(sandbox, tmp_path, rows))
+        await asyncio.sleep(0.1)
+        assert not running.done()
+        await other.retract(entry)
+        assert statuses(await running) == ["landed"]
+
+
+async def test_a_deleted_entry_is_not_mistaken_for_the_next(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Where a person has an entry deleted, the task of the next submit is not taken for the old."""
+    rows = prompts(1)
+    first = (await run(sandbox, tmp_path / "old", rows))[0].task_id
+    async with open_ledger(ImageStore(url=str(tmp_path / "old"))) as ledger:
+        await ledger.load()
+        await ledger.summarise()
+    ledger_folder = tmp_path / "images/.nanobanana/ledger"
+    ledger_folder.mkdir(parents=True)
+    (tmp_path / "old/.nanobanana/ledger/summary.json").rename(ledger_folder / "summary.json")
+    await run(sandbox, tmp_path / "images", rows)
+    [outcome] = await run(sandbox, tmp_path / "images", rows)
+    assert outcome.status.value == "already_landed"
+    assert outcome.task_id != first
+    assert sandbox.stats().submits == 2
 
 
 @pytest.mark.parametrize(
@@ -339,10 +452,9 @@ async def test_maintenance_ends_the_submitting(sandbox: Sandbox, tmp_path: Path)
     rows = prompts(30)
     outcomes = await run(sandbox, tmp_path, rows, in_flight=30)
     assert set(classes(outcomes)) == {"ServerError"}
-    assert len(await entries(tmp_path)) <= 4
+    assert await entries(tmp_path) == {}
     sandbox.clear_faults()
-    again = await run(sandbox, tmp_path, rows, retry=[Failure.REFUSED])
-    assert statuses(again) == ["landed"] * 30
+    assert statuses(await run(sandbox, tmp_path, rows)) == ["landed"] * 30
     assert sandbox.stats().submits == 30
 
 
@@ -375,7 +487,7 @@ async def test_a_service_out_of_reach_ends_the_submitting(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows are not tried for ever, one after the other, where no connection can be made."""
-    monkeypatch.setattr(batch, "SUBMIT_SECONDS", 0.1)
+    monkeypatch.setattr(submitting, "SUBMIT_SECONDS", 0.1)
     nowhere = "http://127.0.0.1:9"
     rows = prompts(30)
     async with (
@@ -384,7 +496,8 @@ async def test_a_service_out_of_reach_ends_the_submitting(
         open_ledger(ImageStore(url=str(tmp_path))) as ledger,
         open_landing((), client, place, poll=QUICK, expecting=30) as landing,
     ):
-        made = Batch("m", "d", rows, client, landing, ledger, timeout=0.2, in_flight=30)
+        submitter = Submitter(client, ledger, timeout=0.2)
+        made = Batch("m", "d", rows, submitter, landing, in_flight=30)
         await made.process_each(rows)
     assert set(classes(list(made.outcomes.values()))) == {"NetworkError"}
     assert await entries(tmp_path) == {}
@@ -478,15 +591,14 @@ async def test_the_report_is_kept_up_to_date(
     monkeypatch.setattr(batch, "REPORT_SECONDS", 0.05)
     rows = rows_of({"prompt": "a"}, {"prompt": "b", "endpoint": "generate-2"})
     file = tmp_path / "rows.report.json"
+
+    def told() -> BatchReport:
+        return BatchReport.model_validate_json(file.read_bytes())
+
     async with opened(sandbox, tmp_path, rows) as made, keeping_report(made):
         await made.process(rows[0])
-        while True:
-            if file.exists():
-                report = BatchReport.model_validate_json(file.read_bytes())
-                if report.outcomes:
-                    break
-            await asyncio.sleep(0.01)
-        assert (report.rows, report.finished_at) == (2, None)
+        await until(lambda: file.exists() and told().outcomes)
+        assert (told().rows, told().finished_at) == (2, None)
         await made.process(rows[1])
     report = BatchReport.model_validate_json(file.read_bytes())
     assert report.finished_at

@@ -18,9 +18,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,9 +49,12 @@ from nanobanana_blocks.callbacks import (
 from nanobanana_blocks.callbacks.tokens import is_signed
 from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials
-from nanobanana_blocks.events import CALLBACK_RECEIVED
+from nanobanana_blocks.events import BATCH_JOB_PREFIX, CALLBACK_RECEIVED
+from nanobanana_blocks.image_store import ImageStore
 from nanobanana_blocks.models import TaskStatus
+from nanobanana_blocks.pending import Announcer
 from nanobanana_blocks.sandbox import CallbackWeather, Sandbox, TaskPlan
+from tests.until import block_until
 
 SECRET = "a secret that nobody guesses"
 JSON = {"content-type": "application/json"}
@@ -76,7 +80,7 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         self._thread.start()
-        until(lambda: self._server.started)
+        block_until(lambda: self._server.started)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,15 +100,6 @@ class Receiver:
 
     def health(self) -> dict[str, Any]:
         return dict(self.http.get("/health").json())
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait for something that happens elsewhere; a test that waits in vain fails."""
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen")
 
 
 def callback(task_id: str, code: int = 200) -> bytes:
@@ -461,11 +456,11 @@ async def test_forwarded_callbacks_are_forgotten_after_their_days(
     with temporary_settings({PREFECT_API_URL: None}), Receiver(make_app(SECRET, spool=spool)) as r:
         r.post(callback(prefix))
     with Receiver(make_app(SECRET, spool=spool, kept_days=0)) as receiver:
-        until(lambda: receiver.health()["waiting"] == 0)
+        block_until(lambda: receiver.health()["waiting"] == 0)
         receiver.post(callback(prefix))
         assert receiver.health()["duplicates"] == 1
     with Receiver(make_app(SECRET, spool=spool, kept_days=0)) as receiver:
-        until(lambda: receiver.post(callback(prefix)) and receiver.health()["received"] > 0)
+        block_until(lambda: receiver.post(callback(prefix)) and receiver.health()["received"] > 0)
         assert receiver.health()["duplicates"] < receiver.health()["received"]
 
 
@@ -479,11 +474,11 @@ def test_each_callback_becomes_one_event(spool: Path, samples: Path, prefect_api
     with Receiver(make_app(SECRET, spool=spool)) as receiver:
         for _ in range(3):
             receiver.post(callback(task_id, 501), token)
-        until(lambda: receiver.health()["waiting"] == 0)
+        block_until(lambda: receiver.health()["waiting"] == 0)
     with Receiver(make_app(SECRET, spool=spool)) as receiver:
         receiver.post(callback(task_id, 501), token)
         assert receiver.health()["duplicates"] == 1
-    until(lambda: events_about(prefect_api, task_id))
+    block_until(lambda: events_about(prefect_api, task_id))
     [event] = events_about(prefect_api, task_id)
     assert event["resource"]["prefect.resource.id"] == f"nanobanana.task.{task_id}"
     payload = event["payload"]
@@ -547,14 +542,14 @@ def test_prefect_down_at_first_costs_only_time(
     ):
         for number in range(30):
             assert receiver.post(callback(f"{prefix}-{number}")).status_code == 200
-        until(lambda: any("offered again" in line for line in caplog.messages))
+        block_until(lambda: any("offered again" in line for line in caplog.messages))
         assert receiver.health()["waiting"] == 30
         relay.open()
-        until(lambda: receiver.health()["waiting"] == 0)
+        block_until(lambda: receiver.health()["waiting"] == 0)
     relay.close()
     assert len([line for line in caplog.messages if "offered again" in line]) == 1
     assert len([line for line in caplog.messages if "forwarded to prefect again" in line]) == 1
-    until(lambda: len(events_about(prefect_server, prefix)) == 30)
+    block_until(lambda: len(events_about(prefect_server, prefix)) == 30)
 
 
 def test_prefect_that_never_answers_does_not_hold_up_an_acknowledgement(spool: Path) -> None:
@@ -585,14 +580,42 @@ def test_consumer_gets_each_callback_until_it_has_taken_it(spool: Path) -> None:
 
     with Receiver(make_app(SECRET, spool=spool, consumer=consumer)) as receiver:
         receiver.post(callback("sour"), callback_token(SECRET, "row-17"))
-        until(lambda: calls["sour"] == 1)
+        block_until(lambda: calls["sour"] == 1)
         receiver.post(callback("sweet"))
         receiver.post(callback("sweet"))
-        until(lambda: len(seen) == 2)
+        block_until(lambda: len(seen) == 2)
         assert receiver.health()["waiting"] == 2, "Prefect's share still waits"
     assert [one.task_id for one in seen] == ["sweet", "sour"]
     assert calls == {"sour": 2, "sweet": 1}
     assert (seen[1].status, seen[1].job_key) == (TaskStatus.SUCCESS, "row-17")
+
+
+def test_announcer_leaves_out_what_batches_know(
+    spool: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    """Rule: a batch's own ledger knows its tasks; a sweep elsewhere is not to land them again."""
+    batch = callback_token(SECRET, f"{BATCH_JOB_PREFIX}{uuid.uuid4().hex}")
+    own = callback_token(SECRET, "row-17")
+    announcer = Announcer(str(tmp_path / "images"))
+    with Receiver(make_app(SECRET, spool=spool, consumer=announcer)) as receiver:
+        receiver.post(callback("of-a-batch"), batch)
+        receiver.post(callback("of-a-row"), own)
+        receiver.post(callback("of-nobody"))
+        block_until(lambda: receiver.health()["waiting"] == 0)
+    announced = {path.stem for path in (tmp_path / "images/.nanobanana/pending").iterdir()}
+    assert announced == {"of-a-row", "of-nobody"}
+
+
+async def test_announcer_needs_one_place_for_all_days(tmp_path: Path, prefect_api: str) -> None:
+    """Rule: no folder is called {date}, be it given or in a saved block."""
+    with pytest.raises(InvalidInput, match=r"\{date\}"):
+        Announcer(str(tmp_path / "{date}"))
+    name = f"dated-{uuid.uuid4().hex[:8]}"
+    await ImageStore(url=str(tmp_path / "{date}")).asave(name)
+    received = ReceivedCallback("t", TaskStatus.SUCCESS, datetime.now(timezone.utc))
+    with pytest.raises(InvalidInput, match=r"\{date\}"):
+        await Announcer(name)(received)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sandbox_delivers_repeats_and_forgeries(spool: Path, nanobanana_sandbox: Sandbox) -> None:
@@ -609,7 +632,7 @@ def test_sandbox_delivers_repeats_and_forgeries(spool: Path, nanobanana_sandbox:
                 for shape in ("generate", "record-info", "generate", "record-info")
             ]
         )
-        until(lambda: nanobanana_sandbox.stats().callbacks_pending == 0)
+        block_until(lambda: nanobanana_sandbox.stats().callbacks_pending == 0)
         health = receiver.health()
     assert nanobanana_sandbox.stats().callbacks_delivered == 16
     assert (health["received"], health["duplicates"], health["waiting"]) == (16, 8, 8)
@@ -693,7 +716,7 @@ def test_stopping_forwards_what_can_be_forwarded(spool: Path, prefect_server: st
             for number in range(50):
                 http.post(running.url, content=callback(f"{prefix}-{number}"), headers=JSON)
         assert running.stop()[0] == 0
-    until(lambda: len(events_about(prefect_server, prefix)) == 50)
+    block_until(lambda: len(events_about(prefect_server, prefix)) == 50)
 
 
 def test_killed_under_load_loses_nothing_acknowledged(spool: Path, prefect_server: str) -> None:
@@ -725,13 +748,13 @@ def test_killed_under_load_loses_nothing_acknowledged(spool: Path, prefect_serve
                 http.post(running.url, content=callback(task_id), headers=JSON)
             health = urlsplit(running.url)._replace(path="/health").geturl()
             assert http.get(health).json()["duplicates"] == 20
-            until(lambda: http.get(health).json()["waiting"] == 0)
+            block_until(lambda: http.get(health).json()["waiting"] == 0)
         assert running.stop()[0] == 0
 
     def forwarded() -> Counter[str]:
         return Counter(e["payload"]["task_id"] for e in events_about(prefect_server, prefix))
 
-    until(lambda: forwarded().keys() >= set(acknowledged))
+    block_until(lambda: forwarded().keys() >= set(acknowledged))
     assert set(forwarded().values()) == {1}
     assert len(forwarded()) - len(acknowledged) <= 4, "only what was in flight may be more"
 

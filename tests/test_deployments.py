@@ -1,6 +1,5 @@
 """`prefect.yaml` says only what Prefect understands, and a worker runs what it deploys."""
 
-import asyncio
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ from pydantic import BaseModel
 from nanobanana_blocks import ImageStore
 from nanobanana_blocks.events import CALLBACK_RECEIVED, resource_of
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
+from tests.until import until
 
 PROJECT = Path(__file__).parent.parent
 CONFIGURATION: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
@@ -140,10 +140,7 @@ async def test_a_callback_starts_a_run(
     of_a_batch = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
     await tell_of_callback(prefect_api, of_a_batch, "batch-0123456789abcdef")
     await tell_of_callback(prefect_api, task_id, "a-job-of-my-own")
-    for _ in range(300):
-        if await runs_of(task_id):
-            break
-        await asyncio.sleep(0.1)
+    await until(lambda: runs_of(task_id))
     prefect("worker", "start", "--pool", "nanobanana", "--run-once", **deployed)
     [run] = await runs_of(task_id)
     assert run.state
@@ -163,10 +160,6 @@ async def test_an_active_schedule_makes_runs(prefect_api: str, deployed: dict[st
     address = f"{prefect_api}/deployments/{nightly['id']}"
     httpx.patch(f"{address}/schedules/{schedule['id']}", json={"active": True}).raise_for_status()
     filters = {"deployments": {"id": {"any_": [nightly["id"]]}}}
-    for _ in range(600):
-        runs = httpx.post(f"{prefect_api}/flow_runs/filter", json=filters).json()
-        if runs:
-            break
-        await asyncio.sleep(0.1)
+    runs = await until(lambda: httpx.post(f"{prefect_api}/flow_runs/filter", json=filters).json())
     assert runs[0]["auto_scheduled"]
     httpx.delete(address).raise_for_status()

@@ -1,6 +1,5 @@
 """The main flow against a real Prefect server and a real API sandbox."""
 
-import asyncio
 import base64
 import io
 import json
@@ -39,6 +38,7 @@ from nanobanana_blocks import (
 )
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 from tests.storage_servers import s3_server
+from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -249,17 +249,17 @@ async def test_events_tell_what_automations_need(sandbox: Sandbox, tmp_path: Pat
     )
     run = await last_run()
     names = EventFilter(event=EventNameFilter(prefix=["nanobanana."]))
-    found: list[Event] = []
-    async with get_client() as client:
-        for _ in range(100):
+
+    async def kept() -> list[Event]:
+        async with get_client() as client:
             answer = await client.request(
                 "POST", "/events/filter", json={"filter": names.model_dump(mode="json")}
             )
-            found = [Event.model_validate(event) for event in answer.json()["events"]]
-            ours = [event for event in found if event.payload["task_id"] in {landed, failed, late}]
-            if len(ours) == 3:
-                break
-            await asyncio.sleep(0.1)
+        found = [Event.model_validate(event) for event in answer.json()["events"]]
+        ours = [event for event in found if event.payload["task_id"] in {landed, failed, late}]
+        return ours if len(ours) >= 3 else []
+
+    ours = await until(kept)
     told = Counter((event.event, event.payload["task_id"]) for event in ours)
     assert told == {
         ("nanobanana.image.landed", landed): 2,

@@ -35,6 +35,7 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.images import USER_AGENT, ByteBudget, ImageDownloader
 from nanobanana_blocks.verification import verify_image
+from tests.until import until
 
 MOST_PIXELS = 2**20
 SECRET = "Signature=s3cr3t"
@@ -651,8 +652,8 @@ async def test_bytes_are_held_until_the_image_is_let_go(server: Server) -> None:
         async with images.fetch(url, task_id="one"):
             assert images.budget.free == 5
             waiting = asyncio.create_task(self_contained(images, url))
+            await until(lambda: len(server.requests) == 2)
             await asyncio.sleep(0.05)
-            assert len(server.requests) == 2
             assert not waiting.done()
         assert await waiting == JPEG
         assert images.budget.free == len(JPEG) + 5

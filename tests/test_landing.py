@@ -39,6 +39,7 @@ from nanobanana_blocks.models import Receipt
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from nanobanana_blocks.storage import Destination
 from tests.raw_http import raw_server, success
+from tests.until import block_until, until
 
 DONE = TaskPlan(seconds=0)
 NEVER = TaskPlan(seconds=None)
@@ -693,10 +694,7 @@ async def test_cancelling_leaves_nothing_running_and_nothing_partial(
     task_ids = sandbox.add_tasks([*[DONE] * 8, *[NEVER] * 8])
     sandbox.add_fault(Fault(kind="drip", seconds=1))
     running = asyncio.create_task(land(sandbox, task_ids, tmp_path))
-    for _ in range(500):
-        if sandbox.stats().requests.get("files", 0) >= 4:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: sandbox.stats().requests.get("files", 0) >= 4)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -879,10 +877,7 @@ def test_interrupted(sandbox: Sandbox, tmp_path: Path, processes: LandingProcess
     task_ids = sandbox.add_tasks([*[DONE] * 10, *[NEVER] * 10])
     sandbox.add_fault(Fault(kind="drip", seconds=5, task_id=task_ids[0]))
     process = processes.start(sandbox, task_ids, tmp_path)
-    for _ in range(1000):
-        if len(receipts(tmp_path)) == 9:
-            break
-        time.sleep(0.01)
+    block_until(lambda: len(receipts(tmp_path)) == 9)
     os.kill(process, signal.SIGINT)
     assert processes.exit_code() == 130
     assert receipts(tmp_path) == set(task_ids[1:10])

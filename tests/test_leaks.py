@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.run_batch import run_batch
+from flows.sweep import sweep
 from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, errors, landing, waiting
 from nanobanana_blocks.artifacts import outcome_rows
 from nanobanana_blocks.budget import RequestBudget
+from nanobanana_blocks.image_store import shown
 from nanobanana_blocks.images import ImageDownloader
 from nanobanana_blocks.landing import Landing, open_landing
 from nanobanana_blocks.sandbox import DEFAULT_API_KEY, SIGNATURE_MARK, Fault, Sandbox, TaskPlan
@@ -23,6 +28,7 @@ from nanobanana_blocks.sandbox.settings import IMAGE_ONLY_KINDS
 from nanobanana_blocks.sandbox.settings import FaultKind as Kind
 from nanobanana_blocks.storage import Destination
 from tests.raw_http import answer, raw_server
+from tests.storage_servers import sftp_server
 
 QUICK = PollPolicy(mode="fixed", interval_seconds=0.05, requests_per_second=1000)
 KEY = DEFAULT_API_KEY
@@ -195,6 +201,49 @@ async def test_the_key_goes_to_no_other_host(sandbox: Sandbox, tmp_path: Path) -
             assert b"authorization" not in request.lower()
             assert b"referer" not in request.lower()
             assert b"cookie" not in request.lower()
+
+
+def assert_no_password(text: str) -> None:
+    assert "s3cr3t" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("place", "called"),
+    [
+        ("s3://key:s3cr3t@bucket/{date}", "s3://key@bucket/{date}"),
+        ("sftp://ann:s3cr3t@host/images", "sftp://ann@host/images"),
+        ("simplecache::s3://key:s3cr3t@bucket", "simplecache:…"),
+        ("https://ann:s3cr3t@host/rows.csv?s3cr3t", "https:…"),
+        ("sftp:/ann:s3cr3t@host/images", "sftp:…"),
+        *((same, same) for same in ("images", "my-store", "../rows.csv", "/a b/{date}")),
+    ],
+)
+def test_a_place_is_called_without_its_password(place: str, called: str) -> None:
+    """Rule: what a flow was told is shown as it was told, less what is secret."""
+    assert shown(place) == called
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_password_in_a_url_gets_nowhere(
+    sandbox: Sandbox, tmp_path: Path, log: list[str]
+) -> None:
+    """Rule: neither names, reports, results nor logs of runs repeat a destination's password."""
+    (tmp_path / "rows.jsonl").write_text(f'{{"task_id": "{sandbox.add_task()}"}}')
+    async with sftp_server() as root:
+        place = f"{root}{tmp_path}"
+        swept = await sweep(f"{place}/images", older_than=0)
+        batch = await run_batch(f"{place}/rows.jsonl", f"{place}/images", allow_partial=True)
+        masked = place.replace(":s3cr3t", "")
+    assert swept.destination == batch.destination == f"{masked}/images"
+    async with get_client() as client:
+        runs = await client.read_flow_runs(limit=2, sort=FlowRunSort.START_TIME_DESC)
+    assert [run.name for run in runs] == [
+        f"rows.jsonl to {masked}/images",
+        f"sweep {masked}/images",
+    ]
+    assert_no_password(swept.model_dump_json() + batch.model_dump_json())
+    assert_no_password("\n".join(path.read_text() for path in tmp_path.rglob("*.report.json")))
+    assert_no_password("\n".join(log))
 
 
 def test_every_error_survives_pickling_without_more_than_it_says() -> None:

@@ -111,6 +111,8 @@ def test_null_means_not_given() -> None:
         ({"num_images": 0}, "num_images: must be at least 1, not 0"),
         ({"numImages": "two"}, "numImages: must be a whole number, not two"),
         ({"numImages": 1.5}, "numImages: must be a whole number, not 1.5"),
+        ({"numImages": True}, "numImages: must be a whole number, not true"),
+        ({"numImages": "2"}, "numImages: must be a whole number, not 2"),
         ({"numImages": []}, "numImages: must be a whole number, not a list"),
         ({"numImages": {}}, "numImages: must be a whole number, not an object"),
         ({"numImages": float("1e999")}, "not JSON"),
@@ -141,6 +143,14 @@ def test_null_means_not_given() -> None:
             {"endpoint": "generate-2", "googleSearch": "perhaps"},
             "googleSearch: must be true or false, not perhaps",
         ),
+        (
+            {"endpoint": "generate-2", "googleSearch": "yes"},
+            "googleSearch: must be true or false, not yes",
+        ),
+        (
+            {"endpoint": "generate-2", "googleSearch": 1},
+            "googleSearch: must be true or false, not 1",
+        ),
         ({"resolution": "2K"}, "generate has no resolution; generate-pro and generate-2 have it"),
         (
             {"endpoint": "generate-2", "watermark": "x"},
@@ -163,6 +173,12 @@ def test_a_problem_is_told_in_a_few_words(row: dict[str, Any], says: str) -> Non
     assert problem.startswith("row 1")
     assert "s3cr3t" not in problem
     assert len(problem) < 300
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """Rule: JSON knows one kind of number, so 2.0 is 2; some programs write columns so."""
+    written = parsed(b'{"prompt": "a", "numImages": 2.0}')
+    assert written[0].digest == parsed(jsonl({"prompt": "a", "numImages": 2}))[0].digest
 
 
 def test_both_spellings_at_once_are_refused() -> None:
@@ -308,6 +324,23 @@ def test_keys_differ(one: dict[str, Any], other: dict[str, Any], field: str) -> 
     assert problems[-1] == f"row 2, {field}: k is the key of row 1 too"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "field"),
+    [
+        ({"key": "a"}, {"key": "A"}, "key"),
+        ({"key": "a"}, {"name": "A"}, "name"),
+        ({"name": "a"}, {"key": "A"}, "key"),
+    ],
+)
+def test_keys_differ_in_more_than_case(
+    one: dict[str, Any], other: dict[str, Any], field: str
+) -> None:
+    """Rule: no two rows share a ledger entry where a disk does not tell upper from lower case."""
+    assert told(jsonl({"prompt": "a", **one}, {"prompt": "b", **other})) == [
+        f"row 2, {field}: A is the key of row 1 too, but for upper and lower case"
+    ]
+
+
 def test_a_key_differs_from_digests_too() -> None:
     """Rule: a digest copied into a key does not stand for two rows."""
     (row,) = parsed(jsonl({"prompt": "a"}))
@@ -372,7 +405,10 @@ def test_defaults_describe_themselves() -> None:
     assert {"endpoint", "numImages", "image_size", "imageUrls"} < properties.keys()
     assert all(field["description"].endswith(".") for field in properties.values())
     assert RowDefaults(num_images=2) == RowDefaults.model_validate({"numImages": 2})
-    for wrong in ({"prompt": "a"}, {"num_images": 9}, {"resolution": "8K"}, {"type": "x"}):
+    for wrong in (
+        *({"prompt": "a"}, {"num_images": 9}, {"resolution": "8K"}, {"type": "x"}),
+        *({"num_images": True}, {"google_search": "yes"}),
+    ):
         with pytest.raises(ValidationError):
             RowDefaults.model_validate(wrong)
 
@@ -478,6 +514,25 @@ def test_a_csv_row_is_understood_by_its_columns() -> None:
     assert (named.task_id, named.name) == ("t-1", "c")
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "means"),
+    [
+        *(("googleSearch", cell, True) for cell in ("true", "TRUE", " True ", "yes", "1")),
+        *(("googleSearch", cell, False) for cell in ("false", "FALSE", "no", "0")),
+        *(("numImages", cell, 2) for cell in ("2", " 2 ", "2.0")),
+    ],
+)
+def test_cells_are_text_and_mean_numbers_and_booleans(
+    column: str, cell: str, means: object
+) -> None:
+    """Rule: what a spreadsheet writes into a cell is understood."""
+    endpoint = "generate" if column == "numImages" else "generate-2"
+    (row,) = parsed(f"prompt,endpoint,{column}\na,{endpoint},{cell}", "rows.csv")
+    assert row.request
+    value = row.request.content()[column]
+    assert (value, type(value)) == (means, type(means))
+
+
 def test_the_same_rows_in_both_formats_are_recognised_as_the_same() -> None:
     """Rule: converting a manifest changes no key and no digest."""
     table = parsed("prompt,numImages,imageUrls\na fox,2,https://x/a", "rows.csv")
@@ -505,6 +560,10 @@ def test_the_same_rows_in_both_formats_are_recognised_as_the_same() -> None:
         ('prompt,imageUrls\na,[""]', "row 2, imageUrls: item 1 must be an http or https URL"),
         ("prompt,imageUrls\na,[1", "row 2, imageUrls: must be a list of URLs"),
         ("prompt,numImages\na,two", "row 2, numImages: must be a whole number, not two"),
+        (
+            "prompt,endpoint,googleSearch\na,generate-2,perhaps",
+            "row 2, googleSearch: must be true or false, not perhaps",
+        ),
         ("prompt,name\na,b.png", "row 2, name: leave the extension out"),
     ],
 )

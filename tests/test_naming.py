@@ -10,7 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanobanana_blocks.naming import LONGEST_NAME, image_name, receipt_name, safe_name
+from nanobanana_blocks.naming import (
+    LONGEST_NAME,
+    image_name,
+    receipt_name,
+    report_name,
+    safe_name,
+)
 
 ANY_ID = st.text(min_size=1, max_size=300)
 PLAIN_ID = st.from_regex(r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")
@@ -85,3 +91,18 @@ def test_one_image_has_no_number_and_several_are_numbered_from_one() -> None:
     assert receipt_name("task-1") == "task-1.json"
     assert receipt_name("a/b").endswith(".json")
     assert "/" not in receipt_name("a/b")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "report"),
+    [
+        ("s3://bucket/prompts.v1.csv", "prompts.v1.report.json"),
+        ("prompts.v2.csv", "prompts.v2.report.json"),
+        ("rows.jsonl", "rows.report.json"),
+        ("C:\\batches\\rows", "rows.report.json"),
+        (".jsonl", "batch.report.json"),
+    ],
+)
+def test_a_report_is_called_after_its_manifest(manifest: str, report: str) -> None:
+    """Rule: only the extension is left out, so versions of a manifest have a report each."""
+    assert report_name(manifest) == report

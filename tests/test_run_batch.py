@@ -34,7 +34,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.flow_engine import run_flow_async
 from prefect.logging.configuration import setup_logging
-from prefect.states import Running, Scheduled
+from prefect.states import Cancelled, Failed, Running, Scheduled
 
 from flows.run_batch import run_batch, run_shard
 from flows.sweep import sweep
@@ -42,11 +42,11 @@ from nanobanana_blocks import (
     ImageStore,
     PollPolicy,
     artifacts,
-    batch,
     batch_runs,
     errors,
     landing,
     sharding,
+    submitting,
 )
 from nanobanana_blocks.account_budget import budget_name
 from nanobanana_blocks.batch_runs import Shard
@@ -56,10 +56,12 @@ from nanobanana_blocks.ledger import Entry, Failure, Ledger, State, open_ledger
 from nanobanana_blocks.manifest import InvalidManifest, Row, RowDefaults, parse_manifest
 from nanobanana_blocks.models import BatchReport, Receipt, TaskStatus
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
+from nanobanana_blocks.sharding import ending_with_parent
 from nanobanana_blocks.wakeups import reveal_from_kept_events
 from tests.storage_servers import s3_server
 from tests.test_deployments import PROJECT, prefect
 from tests.test_flows import artifact_of, last_run, task_runs_of
+from tests.until import block_until, until
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -75,8 +77,8 @@ def quick(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images, soon generated; and no patience with what would otherwise be waited for."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.05), image_bytes=5000)
     monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0)
-    monkeypatch.setattr(batch, "UNANSWERED_SECONDS", 0)
-    monkeypatch.setattr(batch, "LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 0)
+    monkeypatch.setattr(submitting, "LOOK_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(batch_runs._process_row, "retry_delay_seconds", [0])
 
 
@@ -168,11 +170,13 @@ async def forward_callback(task_id: str, job_key: str) -> None:
 async def until_kept(job_key: str) -> None:
     """Return as soon as Prefect has stored the event of a job."""
     since = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=1)
-    found: list[str] = []
-    with anyio.fail_after(30):
-        while not found:
-            await reveal_from_kept_events([job_key], since, lambda job, _: found.append(job))
-            await asyncio.sleep(0.05)
+
+    async def kept() -> list[str]:
+        found: list[str] = []
+        await reveal_from_kept_events([job_key], since, lambda job, _: found.append(job))
+        return found
+
+    await until(kept)
 
 
 class TestManifests:
@@ -398,15 +402,66 @@ async def test_a_cancelled_run_tells_what_it_has_submitted(
     sandbox.configure(submitted_task=TaskPlan(seconds=None))
     manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
     running = asyncio.create_task(run(manifest, images, in_flight=2))
-    with anyio.fail_after(30):
-        while len(sandbox.stats().looks) < 2:
-            await asyncio.sleep(0.05)
+    await until(lambda: len(sandbox.stats().looks) == 2)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     kept = BatchReport.model_validate_json((images / "rows.report.json").read_bytes())
     assert kept.finished_at
     assert (kept.submitted, kept.credits_estimated) == (2, 8)
     assert {outcome.task_id for outcome in kept.outcomes} == {*sandbox.stats().looks, ""}
+
+
+RUNS_BATCH = """
+import asyncio, sys
+from flows.run_batch import run_batch
+asyncio.run(run_batch(sys.argv[1], sys.argv[2]))
+"""
+
+
+def test_sigterm_leaves_no_submit_in_doubt(
+    prefect_api: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A worker's SIGTERM, for which Prefect has its own handler, waits for the answers to submits.
+
+    The report then tells which tasks were paid for and have not landed.
+    """
+    sandbox.configure(submitted_task=TaskPlan(seconds=None))
+    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=1, takes_effect=True))
+    manifest, images = write(tmp_path / "rows.jsonl", *prompts(30)), tmp_path / "images"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNS_BATCH, manifest, str(images)],
+        cwd=PROJECT,
+        env={**os.environ, "PREFECT_API_URL": prefect_api},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        block_until(lambda: sandbox.stats().faults_fired)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    known = asyncio.run(entries(images)).values()
+    assert {entry.state for entry in known} == {State.SUBMITTED}
+    assert len(known) == sandbox.stats().submits > 0
+    kept = BatchReport.model_validate_json((images / "rows.report.json").read_bytes())
+    told = {outcome.task_id for outcome in kept.outcomes if outcome.task_id}
+    assert told == {entry.task_id for entry in known}
+    assert kept.submitted == len(known)
+
+
+async def test_a_summary_that_cannot_be_written_is_no_failure(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A convenience for the next run does not fail this one, in which everything has landed."""
+
+    async def full(_: Ledger) -> None:
+        raise errors.StorageError("no space left")
+
+    monkeypatch.setattr(Ledger, "summarise", full)
+    report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
+    assert statuses(report) == ["landed"] * 2
 
 
 class TestWhatIsShown:
@@ -485,10 +540,12 @@ class TestWhatIsShown:
 async def names_of_task_runs(count: int) -> set[str]:
     """The names of the last run's task runs, of which Prefect is told in events."""
     flow_run = await last_run()
-    with anyio.fail_after(30):
-        while len(found := await task_runs_of(flow_run)) < count:
-            await asyncio.sleep(0.1)
-    return set(found)
+
+    async def all_of_them() -> set[str]:
+        found = set(await task_runs_of(flow_run))
+        return found if len(found) >= count else set()
+
+    return await until(all_of_them)
 
 
 async def all_that_is_shown(flow_run: FlowRun) -> str:
@@ -557,10 +614,7 @@ class TestCallbacks:
         sandbox.add_fault(ANSWER_LOST)
         manifest, images = write(tmp_path / "rows.jsonl", *prompts(1)), tmp_path / "images"
         running = asyncio.create_task(run(manifest, images, receiver_url=RECEIVER, timeout=30))
-        with anyio.fail_after(30):
-            while not (submits := sandbox.submits()):
-                await asyncio.sleep(0.05)
-        [submit] = submits
+        [submit] = await until(sandbox.submits)
         assert submit.task_id
         await forward_callback(submit.task_id, self.job_key_of(submit.body["callBackUrl"]))
         report = await running
@@ -765,6 +819,7 @@ class TestShards:
     ) -> AsyncIterator[str]:
         """A deployment whose runs nobody takes, and no patience with them."""
         monkeypatch.setattr(sharding, "LOOK_SECONDS", 0.05)
+        monkeypatch.setattr(sharding, "CANCELLED_SECONDS", 0.2)
         async with get_client() as client:
             made = await client.create_deployment(
                 await client.create_flow(run_shard), name="nobody", enforce_parameter_schema=False
@@ -799,9 +854,7 @@ class TestShards:
         running = asyncio.create_task(
             run(manifest, images, shards=2, shard_deployment=without_worker)
         )
-        with anyio.fail_after(30):
-            while "child runs of run-shard/nobody" not in log.text:
-                await asyncio.sleep(0.02)
+        await until(lambda: "child runs of run-shard/nobody" in log.text)
         [first, _] = await children_of(await last_run_of("run-batch"))
         async with get_client() as client:
             await client.set_flow_run_state(first.id, Running(), force=True)
@@ -810,6 +863,37 @@ class TestShards:
         assert "has been silent too long" in log.text
         kept = BatchReport.model_validate_json((images / "rows.report.json").read_bytes())
         assert (len(kept.outcomes), kept.counts["failed"]) == (3, 3)
+
+    async def test_a_part_that_fails_is_not_a_partial_success(
+        self, sandbox: Sandbox, tmp_path: Path, without_worker: str, log: Lines
+    ) -> None:
+        """Child runs that break down fail the batch, also where rows may be missing."""
+        manifest, images = write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images"
+        options: dict[str, Any] = {"shards": 2, "shard_deployment": without_worker}
+        running = asyncio.create_task(run(manifest, images, allow_partial=True, **options))
+        await until(lambda: "child runs of run-shard/nobody" in log.text)
+        async with get_client() as client:
+            for child in await children_of(await last_run_of("run-batch")):
+                state = Failed(message="the key is refused")
+                await client.set_flow_run_state(child.id, state, force=True)
+        with pytest.raises(errors.NanoBananaError, match=r"2 of 2 child .* the key is refused"):
+            await running
+
+    async def test_a_child_ends_with_its_parent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A child is cancelled with its parent, also where that was killed before it said so."""
+        async with get_client() as client:
+            parent = await client.create_flow_run(run_batch, state=Cancelled())
+            child = await client.create_flow_run(run_shard, state=Running())
+            runtime = "PREFECT__RUNTIME__FLOW_RUN__"
+            monkeypatch.setenv(f"{runtime}ID", str(child.id))
+            monkeypatch.setenv(f"{runtime}PARENT_FLOW_RUN_ID", str(parent.id))
+
+            async def is_being_cancelled() -> bool:
+                state = (await client.read_flow_run(child.id)).state
+                return bool(state and (state.is_cancelling() or state.is_cancelled()))
+
+            async with ending_with_parent():
+                await until(is_being_cancelled)
 
     @pytest.mark.usefixtures("no_limit_left")
     async def test_a_missing_deployment(self, sandbox: Sandbox, tmp_path: Path) -> None:

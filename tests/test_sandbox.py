@@ -37,9 +37,10 @@ from nanobanana_blocks.sandbox import (
     SandboxStartError,
     TaskPlan,
 )
+from tests.until import block_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]
 
@@ -95,15 +96,6 @@ def fetch(url: str, **options: Any) -> httpx.Response:
 def submit(api: httpx.Client, endpoint: str = "generate", **changes: Any) -> dict[str, Any]:
     body = (PROMPT if endpoint == "generate" else {"prompt": "a banana"}) | changes
     return dict(api.post(f"{API}/{endpoint}", json=body).json())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, briefly, for something that another thread does."""
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never happened")
 
 
 # --- record-info
@@ -719,7 +711,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def wait_for_bodies(receiver: Receiver, number: int) -> None:
-    until(lambda: len(receiver.bodies) == number)
+    block_until(lambda: len(receiver.bodies) == number)
 
 
 @pytest.fixture
@@ -784,11 +776,11 @@ def test_callbacks_are_tried_four_times(sandbox: Sandbox, receiver: Receiver) ->
     sandbox.configure(speed=1000.0)
     receiver.statuses = [500, 202, 302, 200]
     sandbox.add_task(TaskPlan(seconds=0, callback_url=receiver.url))
-    until(lambda: sandbox.stats().callbacks_delivered == 1)
+    block_until(lambda: sandbox.stats().callbacks_delivered == 1)
     assert sandbox.stats().callbacks_attempted == 4
     receiver.statuses = [500] * 4
     sandbox.add_task(TaskPlan(seconds=0, callback_url=receiver.url))
-    until(lambda: sandbox.stats().callbacks_given_up == 1)
+    block_until(lambda: sandbox.stats().callbacks_given_up == 1)
     assert sandbox.stats().callbacks_attempted == 8
     assert len(receiver.bodies) == 8
 
@@ -823,7 +815,7 @@ def test_callback_weather(sandbox: Sandbox, receiver: Receiver) -> None:
             for name, weather in weathers.items()
         ]
     )
-    until(lambda: sandbox.stats().callbacks_delivered == 5)
+    block_until(lambda: sandbox.stats().callbacks_delivered == 5)
     ids = Counter(receiver.ids())
     assert (ids["twice"], ids["lost"], ids["forged"], len(ids)) == (2, 0, 2, 3)
     forged = [b for b in receiver.bodies if "forged.invalid" in str(b)]
@@ -931,7 +923,7 @@ def test_it_stops_while_answers_are_delayed(receiver: Receiver) -> None:
         port = int(sandbox.base_url.rpartition(":")[2])
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/api/v1/common/credit")
-        until(lambda: sandbox.stats().requests.get("credit") == 1)
+        block_until(lambda: sandbox.stats().requests.get("credit") == 1)
     with pytest.raises(http.client.HTTPException):
         connection.getresponse()
     with pytest.raises(ConnectionError):

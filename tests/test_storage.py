@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import subprocess
@@ -16,13 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import pytest
+import uvicorn
 from fsspec.implementations.memory import MemoryFileSystem
+from starlette.requests import Request
+from starlette.responses import Response
 
 from nanobanana_blocks import folders, locations, storage
 from nanobanana_blocks.errors import DestinationError, InvalidInput, StorageError
+from nanobanana_blocks.image_store import ImageStore
+from nanobanana_blocks.ledger import open_ledger
 from nanobanana_blocks.storage import Destination
 from tests.storage_servers import S3Server, s3_server, sftp_server
+from tests.until import until
 
 PROJECT = Path(__file__).parents[1]
 
@@ -132,6 +140,24 @@ async def test_one_of_many_creators_wins(destination: Destination) -> None:
     assert won.count(True) == 1
     assert await destination.read("lock") == contents[won.index(True)]
     assert set(await destination.list()) == {"lock"}
+
+
+async def test_looking_whether_creation_is_exclusive_changes_nothing(
+    destination: Destination,
+) -> None:
+    """Rule: where `create` does what it says it goes on being used, and nothing is left behind."""
+    await destination.check_writable()
+    before = destination.can_create
+    await destination.check_exclusive()
+    assert destination.can_create is before
+    url, options = location_of(destination)
+    protocol, _, path = url.partition("://")
+    if not path or protocol == "sftp":
+        folder = Path("/", path.partition("/")[2]) if path else Path(url)
+        assert list(folder.iterdir()) == []
+    else:
+        options = options if protocol == "s3" else {}
+        assert fsspec.filesystem(protocol, **options).find(path) == []
 
 
 async def test_many_publish_at_once(destination: Destination) -> None:
@@ -323,6 +349,93 @@ def test_a_killed_process_never_leaves_part_of_a_file(tmp_path: Path) -> None:
     assert int(done.stdout) > 0, "no process was killed while it wrote"
 
 
+NO_LINKS = [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK]
+
+
+def links_fail(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have the disk answer as one without hard links does, which cannot be mounted everywhere."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("number", NO_LINKS, ids=errno.errorcode.get)
+async def test_a_disk_without_hard_links_creates_nothing_exclusively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Rule: it is found out, told as what it is, and the ledger does without and says so."""
+    links_fail(monkeypatch, number)
+    async with opened(str(tmp_path)) as destination:
+        await destination.check_writable()
+        with pytest.raises(DestinationError, match="cannot be created exclusively"):
+            await destination.create("a.json", b"{}", "application/json")
+        await destination.check_exclusive()
+        assert not destination.can_create
+        await destination.publish("a.json", b"{}", "application/json")
+        assert names_in(tmp_path) == {"a.json"}
+    async with open_ledger(ImageStore(url=str(tmp_path))) as ledger:
+        assert not ledger.is_exclusive
+
+
+async def test_an_error_while_looking_whether_creation_is_exclusive_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: only what says that creation is unknown is taken so; all else is told."""
+    for number, kind in ((errno.EIO, DestinationError), (errno.ENOSPC, StorageError)):
+        links_fail(monkeypatch, number)
+        async with opened(str(tmp_path)) as destination:
+            with pytest.raises(kind):
+                await destination.check_exclusive()
+            assert destination.can_create
+    assert names_in(tmp_path) == set()
+
+
+async def test_a_created_file_outlives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: of what is created the folder is flushed too, after the name is in it; of all else the
+    file only."""
+    flushed: list[set[str]] = []
+    flush = os.fsync
+
+    def fsync(opened_file: int) -> None:
+        flush(opened_file)
+        if os.path.samestat(os.fstat(opened_file), tmp_path.stat()):
+            flushed.append({name for name in names_in(tmp_path) if not name.startswith(".")})
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with opened(str(tmp_path)) as destination:
+        assert await destination.create("a.json", b"{}", "application/json")
+        assert flushed == [{"a.json"}]
+        await destination.publish("b.json", b"{}", "application/json")
+        assert not await destination.create("a.json", b"{}", "application/json")
+        assert flushed == [{"a.json"}]
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EINVAL, False), (errno.EIO, True)])
+async def test_a_folder_that_cannot_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
+) -> None:
+    """Rule: a file system that flushes no folders is put up with; a disk that fails is told."""
+    flush = os.fsync
+
+    def fsync(opened_file: int) -> None:
+        if os.path.samestat(os.fstat(opened_file), tmp_path.stat()):
+            raise OSError(number, os.strerror(number))
+        flush(opened_file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with opened(str(tmp_path)) as destination:
+        creating = destination.create("a.json", b"{}", "application/json")
+        if is_told:
+            with pytest.raises(StorageError):
+                await creating
+        else:
+            assert await creating
+
+
 async def test_forgotten_temporary_files_are_removed_after_a_day(tmp_path: Path) -> None:
     """Rule: only our own names, and only old ones, are cleaned up."""
     ours, fresh = folders.temporary_name(), folders.temporary_name()
@@ -454,6 +567,81 @@ async def test_an_unreachable_storage_is_told_in_time(s3: S3Server) -> None:
         with pytest.raises(StorageError, match=r"no answer within 0\.2 s"):
             await destination.publish("a.png", b"a", "image/png")
     listener.close()
+
+
+@asynccontextmanager
+async def imitation(
+    s3: S3Server, condition: str
+) -> AsyncIterator[tuple[dict[str, Any], list[str]]]:
+    """A service like s3 that ignores or refuses conditions; its options, and what it was asked."""
+    asked: list[str] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(request.method)
+        headers = {k: v for k, v in request.headers.items() if k != "if-none-match"}
+        if condition == "refused" and len(headers) < len(request.headers):
+            return Response("<Error><Code>NotImplemented</Code></Error>", 501)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            found = await http.request(
+                request.method,
+                f"{s3.endpoint}{request.url.path}?{request.url.query}",
+                headers=headers,
+                content=await request.body(),
+            )
+        return Response(found.content, found.status_code, dict(found.headers))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (await answer(Request(scope, receive)))(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield s3.options() | {"client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"}}, asked
+    server.should_exit = True
+    await serving
+
+
+@pytest.mark.parametrize("condition", ["ignored", "refused"])
+async def test_a_service_like_s3_that_knows_no_conditions_is_found_out(
+    s3: S3Server, condition: str
+) -> None:
+    """Rule: what replaces a file instead of refusing, or refuses to try, creates nothing."""
+    folder = uuid.uuid4().hex
+    async with (
+        imitation(s3, condition) as (options, asked),
+        opened(f"s3://bucket/{folder}", options) as destination,
+    ):
+        await destination.check_writable()
+        assert destination.can_create
+        asked.clear()
+        await destination.check_exclusive()
+        assert not destination.can_create
+        assert (
+            asked == {"ignored": ["PUT", "PUT", "DELETE"], "refused": ["PUT", "DELETE"]}[condition]
+        )
+        with pytest.raises(DestinationError, match="exclusively"):
+            await destination.create("a.json", b"{}", "application/json")
+    assert "Contents" not in s3.client.list_objects_v2(Bucket="bucket", Prefix=folder)
+
+
+async def test_conditions_that_s3fs_drops_are_missed(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: a botocore that does not know conditions makes no run believe in them."""
+    file_system = fsspec.get_filesystem_class("s3")
+    known = file_system._filter_kwargs
+
+    def filter_kwargs(self: Any, method: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return dict(known(self, method, {k: v for k, v in kwargs.items() if k != "IfNoneMatch"}))
+
+    monkeypatch.setattr(file_system, "_filter_kwargs", filter_kwargs)
+    store = ImageStore(url="s3://bucket/dropped", storage_options=s3.options())
+    async with open_ledger(store) as ledger:
+        assert not ledger.is_exclusive
+    monkeypatch.undo()
+    async with open_ledger(store) as ledger:
+        assert ledger.is_exclusive
 
 
 async def test_a_broken_upload_publishes_nothing(s3: S3Server) -> None:

@@ -29,6 +29,7 @@ from nanobanana_blocks.budget import RequestBudget
 from nanobanana_blocks.generation import NO_CALLBACK_URL, REQUESTS, Endpoint, GenerationRequest
 from nanobanana_blocks.protocol import read_credits, read_submitted
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
+from tests.until import until
 
 CLASSIC = GenerateRequest(prompt="a fig")
 PRO = GenerateProRequest(prompt="a fig")
@@ -319,8 +320,7 @@ async def test_closing_the_client_meanwhile(sandbox: Sandbox) -> None:
     sandbox.add_fault(Fault(kind="latency", on="submit", seconds=0.3))
     api = client_for(sandbox)
     submit = asyncio.create_task(api.submit(CLASSIC))
-    while not posts(sandbox):
-        await asyncio.sleep(0.01)
+    await until(lambda: posts(sandbox))
     await api.aclose()
     with pytest.raises(errors.UnconfirmedSubmit):
         await submit
@@ -338,10 +338,9 @@ async def test_a_closed_client_submits_nothing(sandbox: Sandbox) -> None:
 
 async def test_cancelling_ends_it(sandbox: Sandbox, api: NanoBananaClient) -> None:
     """Rule: a cancelled submit ends as cancelled, and is not sent again."""
-    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=0.2))
+    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=2))
     submit = asyncio.create_task(api.submit(CLASSIC))
-    while not posts(sandbox):
-        await asyncio.sleep(0.01)
+    await until(lambda: posts(sandbox))
     submit.cancel()
     with pytest.raises(asyncio.CancelledError):
         await submit
@@ -469,10 +468,9 @@ async def test_slow_submits_leave_connections_for_looks(
 ) -> None:
     """Rule: however many submits are under way, a look is taken meanwhile."""
     task_id = sandbox.add_task(TaskPlan(seconds=0))
-    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=0.3))
+    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=2))
     submits = [asyncio.create_task(api.submit(CLASSIC)) for _ in range(10)]
-    while not posts(sandbox):
-        await asyncio.sleep(0.01)
+    await until(lambda: posts(sandbox))
     await api.get_task_details(task_id)
     assert not any(submit.done() for submit in submits)
     for submit in submits:

@@ -1,7 +1,7 @@
 """Callbacks wake a waiting flow through Prefect's event stream, and a sweep finds what was lost."""
 
 import asyncio
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,11 +12,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.land_images import land_images
 from flows.sweep import sweep
-from nanobanana_blocks import ImageStore, LandingReport, PollPolicy
+from nanobanana_blocks import ImageStore, LandingReport, PollPolicy, awaited
+from nanobanana_blocks.errors import StorageError
 from nanobanana_blocks.events import CALLBACK_RECEIVED, resource_of
 from nanobanana_blocks.pending import open_pending
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from nanobanana_blocks.wakeups import waking_on_callbacks
+from tests.until import until
 
 ONLY_AT_ONCE = PollPolicy.fixed(3600)
 
@@ -36,8 +38,7 @@ async def tell_of_callback(prefect_api: str, task_id: str) -> None:
 
 async def when_looked_at(sandbox: Sandbox, task_id: str, times: int) -> None:
     """Return as soon as record-info has been asked so often about a task."""
-    while sandbox.stats().looks.get(task_id, 0) < times:
-        await asyncio.sleep(0.05)
+    await until(lambda: sandbox.stats().looks.get(task_id, 0) >= times)
 
 
 async def test_a_callback_wakes_its_task(
@@ -113,8 +114,13 @@ class TestSweep:
     def statuses(self, report: LandingReport) -> dict[str, str]:
         return {outcome.task_id: outcome.status.value for outcome in report.outcomes}
 
-    async def test_lands_reports_and_drops(self, sandbox: Sandbox, tmp_path: Path) -> None:
-        """Done is landed, running is kept, failed and unknown are dropped; one look each."""
+    async def test_lands_reports_and_drops(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Done is landed, running is kept, what has failed is dropped; one look each.
+
+        What is not known may be another key's: it is dropped after a day.
+        """
         done = sandbox.add_task(TaskPlan(seconds=0))
         running = sandbox.add_task(TaskPlan(seconds=None))
         failed = sandbox.add_task(TaskPlan(seconds=0, outcome="generate-failed"))
@@ -127,8 +133,11 @@ class TestSweep:
             "unknown": "failed",
         }
         assert set(sandbox.stats().looks.values()) == {1}
-        assert await self.awaited(tmp_path) == [running]
+        assert await self.awaited(tmp_path) == [running, "unknown"]
         assert (tmp_path / f"{done}.json").exists()
+        monkeypatch.setattr(awaited, "UNKNOWN_FOR", timedelta(0))
+        await sweep(str(tmp_path), older_than=0)
+        assert await self.awaited(tmp_path) == [running]
 
     async def test_what_is_there_costs_no_request(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A task that another run has landed meanwhile is only forgotten."""
@@ -155,6 +164,25 @@ class TestSweep:
         assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {task_id: "failed"}
         assert await self.awaited(tmp_path) == [task_id]
         assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {task_id: "landed"}
+
+    @pytest.mark.parametrize("broken", [1, 2])
+    async def test_a_broken_place_does_not_stop_the_others(
+        self, sandbox: Sandbox, tmp_path: Path, broken: int
+    ) -> None:
+        """Of several days each is swept, and the run fails at its end and names what went wrong."""
+        today = datetime.now(timezone.utc).date()
+        days = [tmp_path / str(today - timedelta(days=ago)) for ago in range(3)]
+        for day in days[:broken]:
+            (day / ".nanobanana/ledger").mkdir(parents=True)
+            (day / ".nanobanana/ledger/row.1.json").write_text("torn")
+        task_id = sandbox.add_task(TaskPlan(seconds=0))
+        await self.announce(days[2], task_id)
+        with pytest.raises(StorageError) as caught:
+            await sweep(f"{tmp_path}/{{date}}", older_than=0, days=3)
+        for day in days[:broken]:
+            assert f"{day}/.nanobanana/ledger/row.1.json is no ledger entry" in str(caught.value)
+        assert ("2 of 3 places" in str(caught.value)) is (broken == 2)
+        assert (days[2] / f"{task_id}.json").exists()
 
     async def test_announcing_again_does_not_make_younger(self, tmp_path: Path) -> None:
         """Repeated callbacks of a task do not put its sweep off."""

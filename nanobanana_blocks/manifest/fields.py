@@ -20,6 +20,7 @@ from nanobanana_blocks.generation import (
     Endpoint,
     ImageSize,
     ImageUrl,
+    NumberOfImages,
     Resolution,
 )
 from nanobanana_blocks.manifest.problems import LONGEST_SHOWN
@@ -68,8 +69,8 @@ class RowDefaults(BaseModel):
     endpoint: Endpoint = Field(
         default=Endpoint.GENERATE, description="The endpoint of rows that name none."
     )
-    num_images: int | None = Field(
-        default=None, ge=1, le=4, description="How many images to make; generate only."
+    num_images: NumberOfImages | None = Field(
+        default=None, description="How many images to make; generate only."
     )
     image_size: ImageSize | None = Field(
         default=None, alias="image_size", description="Width to height; generate only."
@@ -87,7 +88,9 @@ class RowDefaults(BaseModel):
         default=None, description="The images' resolution; generate-pro and generate-2."
     )
     google_search: bool | None = Field(
-        default=None, description="Have the service look things up; generate-2 only."
+        default=None,
+        strict=True,
+        description="Have the service look things up; generate-2 only.",
     )
     output_format: Literal["png", "jpg"] | None = Field(
         default=None, description="The images' format; generate-2 only."

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.generation import REQUESTS, Endpoint, GenerationRequest
@@ -36,6 +36,11 @@ LONGEST_KEY = 200
 _DIGEST_DIGITS = 32
 _MOST_UNKNOWN = 10
 _TEXTS = frozenset({"prompt", "watermark"})
+_CELLS: Mapping[str, TypeAdapter[Any]] = {
+    "num_images": TypeAdapter(int),
+    "google_search": TypeAdapter(bool),
+}
+"""What cells of a column mean, where that is not text."""
 _NOT_QUOTED = frozenset({"prompt", "image_urls"})
 _IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _RESERVED_ENDINGS = (".json", ".report")
@@ -97,7 +102,7 @@ class RowChecker:
         self._told_defaults: set[tuple[Endpoint, str]] = set()
         self._unknown_columns: set[str] = set()
         self._files: dict[str, int] = {}
-        self._keys: dict[str, int] = {}
+        self._keys: dict[str, tuple[int, str]] = {}
         self._task_ids: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
 
@@ -279,11 +284,14 @@ class RowChecker:
             fields.tell("name" if name else "task_id", taken)
 
     def _claim_key(self, fields: _Fields, key: str) -> None:
-        other = self._keys.setdefault(key, fields.row)
+        """Have no two rows share a ledger entry, which some disks find whatever the case."""
+        other, others_key = self._keys.setdefault(key.lower(), (fields.row, key))
         is_name = "key" not in fields.values and key == fields.values.get("name")
         told_already = is_name and self._files.get(key.lower()) == other
         if other != fields.row and not told_already:
             message = f"{value_shown(key)} is the key of row {other} too"
+            if key != others_key:
+                message += ", but for upper and lower case"
             fields.tell("name" if is_name else "key", message)
 
     def _numbered(self, digest: str) -> str:
@@ -296,6 +304,11 @@ def _from_cell(name: str, text: str) -> object:
     if name in _TEXTS:
         return text
     text = text.strip()
+    if name in _CELLS:
+        try:
+            return _CELLS[name].validate_python(text)
+        except ValidationError:
+            return text
     if name != "image_urls":
         return text
     if not text.startswith("["):
