@@ -1,8 +1,9 @@
-"""Background tasks that belong to a block of code: none outlives it, no signal is lost."""
+"""What runs beside a block of code and ends with it, and how a worker's signal ends the block."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,29 +11,38 @@ from typing import Any
 
 @asynccontextmanager
 async def alongside(coroutine: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
-    """Run a coroutine for as long as the block lasts.
-
-    What it raises is not told, but for one thing: Prefect's workers end a run by a signal, which
-    raises wherever the process is just then. Where that is in the coroutine, the block is
-    cancelled.
-    """
-    owner = asyncio.current_task()
+    """Run a coroutine for as long as the block lasts; what it raises is not told."""
     companion = asyncio.create_task(coroutine)
-
-    def end_owner(_: object) -> None:
-        if owner and termination_of(companion):
-            owner.cancel()
-
-    companion.add_done_callback(end_owner)
     try:
         yield
     finally:
-        companion.remove_done_callback(end_owner)
         companion.cancel()
         await asyncio.gather(companion, return_exceptions=True)
 
 
-def termination_of(task: asyncio.Task[Any]) -> BaseException | None:
-    """What a task that is done was ended by, if it is meant to end the process."""
-    failure = None if task.cancelled() else task.exception()
-    return None if isinstance(failure, Exception) else failure
+@asynccontextmanager
+async def cancelled_by_sigterm() -> AsyncIterator[None]:
+    """Have SIGTERM, by which Prefect's workers end a run, cancel the block.
+
+    Prefect's handler raises wherever the process is just then. Where that is in a callback, or in a
+    task that nobody awaits, asyncio keeps it there, and the run would go on until it is killed. The
+    handler stays in its place: a run that is to be cancelled is asked whether it has it.
+    """
+    loop, block = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        if block:
+            block.cancel()
+
+    prefects = signal.getsignal(signal.SIGTERM)
+    try:
+        loop.add_signal_handler(signal.SIGTERM, end)
+    except (RuntimeError, ValueError, NotImplementedError):  # not the main thread, or on Windows
+        yield
+        return
+    signal.signal(signal.SIGTERM, prefects)  # beside it, the loop is still woken and told
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, prefects)

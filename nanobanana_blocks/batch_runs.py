@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nanobanana_blocks import dates
 from nanobanana_blocks.account_budget import sharing_account_budget
 from nanobanana_blocks.artifacts import showing_progress
+from nanobanana_blocks.background import cancelled_by_sigterm
 from nanobanana_blocks.batch import Batch, keeping_report
 from nanobanana_blocks.credentials import NanoBananaCredentials, load_credentials
 from nanobanana_blocks.errors import (
@@ -110,6 +111,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     )
     rows = shard.rows_of(manifest) if shard else manifest.rows
     async with (
+        cancelled_by_sigterm(),
         block.get_client() as client,
         await store.open() as place,
         open_ledger(store) as ledger,

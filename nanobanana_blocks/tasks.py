@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from nanobanana_blocks.account_budget import sharing_account_budget
+from nanobanana_blocks.background import cancelled_by_sigterm
 from nanobanana_blocks.credentials import load_credentials
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.events import OutcomeEvents, telling_outcomes
@@ -165,6 +166,7 @@ async def opening_landing(
     store = destination if isinstance(destination, ImageStore) else await load_store(destination)
     client = (await load_credentials(credentials)).get_client()
     async with (
+        cancelled_by_sigterm(),
         client,
         await store.open() as place,
         telling_outcomes() as events,

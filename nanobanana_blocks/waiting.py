@@ -15,7 +15,6 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
-from nanobanana_blocks.background import termination_of
 from nanobanana_blocks.errors import (
     APIError,
     ImageUnavailable,
@@ -137,7 +136,6 @@ class TaskWaiter:
         self._enqueue(watch, loop.time())
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
-            self._dispatcher.add_done_callback(self._pass_on_termination)
         return watch
 
     def wake(self, task_id: str) -> bool:
@@ -184,13 +182,6 @@ class TaskWaiter:
             look = asyncio.get_running_loop().create_task(self._take_look(watch))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
-            look.add_done_callback(self._pass_on_termination)
-
-    def _pass_on_termination(self, task: asyncio.Task[None]) -> None:
-        """Raise what is meant to end the process where somebody waits; here nobody would see."""
-        if termination := termination_of(task):
-            for watch in self._all_watches():
-                self._fail(watch, termination)
 
     def _all_watches(self) -> list[Watch]:
         return [watch for watches in self._watches.values() for watch in watches]
@@ -316,7 +307,7 @@ class TaskWaiter:
             ),
         )
 
-    def _fail(self, watch: Watch, error: BaseException) -> None:
+    def _fail(self, watch: Watch, error: Exception) -> None:
         if not watch._future.done():
             watch._future.set_exception(error)
             watch._future.exception()  # nobody may be listening any more

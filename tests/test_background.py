@@ -1,23 +1,38 @@
-"""Companions end with the block they belong to; what is meant to end the process gets through."""
+"""Companions end with the block they belong to, and SIGTERM ends the block wherever it arrives."""
 
 import asyncio
+import signal
+from collections.abc import Iterator
 
 import pytest
 
-from nanobanana_blocks.background import alongside
+from nanobanana_blocks.background import alongside, cancelled_by_sigterm
 from nanobanana_blocks.landing import side_by_side
 
 
 class Terminated(BaseException):
-    """What a signal handler raises, wherever the process is just then."""
+    """What the handler raises, as Prefect's does, wherever the process is just then."""
+
+
+def terminate(*_: object) -> None:
+    raise Terminated
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """A handler like Prefect's is in place."""
+    before = signal.signal(signal.SIGTERM, terminate)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is terminate
+    signal.signal(signal.SIGTERM, before)
 
 
 async def endless() -> None:
     await asyncio.Event().wait()
 
 
-async def fails_with(error: BaseException) -> None:
-    raise error
+async def fail() -> None:
+    raise ValueError("its own")
 
 
 async def test_a_companion_ends_with_its_block() -> None:
@@ -34,25 +49,65 @@ async def test_a_companion_ends_with_its_block() -> None:
 
 async def test_an_error_of_a_companion_is_its_own() -> None:
     """Rule: a convenience that fails does not end what it runs beside."""
-    async with alongside(fails_with(ValueError("its own"))):
+    async with alongside(fail()):
         await asyncio.sleep(0.01)
 
 
-async def test_a_termination_in_a_companion_cancels_the_block() -> None:
-    """Rule: a signal that raises in a background task ends the run all the same."""
-
-    async def work() -> None:
-        async with alongside(fails_with(Terminated())):
-            await endless()
-
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.create_task(work())
-
-
-@pytest.mark.parametrize("error", [ValueError("its own"), Terminated()])
-async def test_the_first_to_raise_ends_all(error: BaseException) -> None:
+async def test_the_first_to_raise_ends_all() -> None:
     """Rule: the error of any, not only of the first, is raised at once, and the others end."""
     before = asyncio.all_tasks()
-    with pytest.raises(type(error)):
-        await side_by_side([endless(), endless(), fails_with(error)])
+    with pytest.raises(ValueError, match="its own"):
+        await side_by_side([endless(), endless(), fail()])
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.usefixtures("handler")
+@pytest.mark.parametrize("where", ["in a callback", "in a task"])
+async def test_sigterm_is_not_lost(where: str) -> None:
+    """Rule: a signal whose exception asyncio keeps to itself ends the block all the same."""
+    raised = []
+
+    def be_hit() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Terminated as termination:
+            raised.append(termination)
+            raise
+
+    async def be_hit_in_a_task() -> None:
+        be_hit()
+
+    async def block() -> None:
+        async with cancelled_by_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is terminate
+            if where == "in a task":
+                running = asyncio.create_task(be_hit_in_a_task())
+            else:
+                running = asyncio.get_running_loop().call_soon(be_hit)
+            assert running
+            await endless()
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(block())
+    assert len(raised) == 1
+
+
+@pytest.mark.usefixtures("handler")
+async def test_sigterm_after_the_block_is_prefects() -> None:
+    """Rule: what comes after the block is as it was before it."""
+    async with cancelled_by_sigterm():
+        pass
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handler")
+async def test_a_block_in_another_thread_runs_too() -> None:
+    """Rule: where signals cannot be handled the block is run without."""
+
+    async def block() -> str:
+        async with cancelled_by_sigterm():
+            return "done"
+
+    assert await asyncio.to_thread(lambda: asyncio.run(block())) == "done"

@@ -227,29 +227,6 @@ def test_a_bug_ends_only_its_own_wait() -> None:
     run_in_virtual_time(scenario())
 
 
-class Terminated(BaseException):
-    """What a signal handler raises, wherever the process is just then."""
-
-
-def test_a_termination_during_a_look_ends_the_waits() -> None:
-    """What is meant to end the process is raised where somebody waits, not lost in a look."""
-    service = Service()
-    terminated = Terminated()
-
-    def die(task_id: str, now: float) -> Exception | None:
-        raise terminated
-
-    service.trouble = die
-
-    async def scenario() -> None:
-        waiter = TaskWaiter(service.look, EVERY_SECOND)
-        waits = [waiter.watch(task_id, 100).ended() for task_id in ("a", "b")]
-        assert await asyncio.gather(*waits, return_exceptions=True) == [terminated] * 2
-        await waiter.aclose()
-
-    run_in_virtual_time(scenario())
-
-
 def test_wake_looks_now() -> None:
     """A woken task is looked at at once, others are not; waking a stranger is no error."""
     service = Service()
