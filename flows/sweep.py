@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -78,6 +79,13 @@ async def _sweep_place(
     place: ImageStore, credentials: str, older_than: float, poll: PollPolicy
 ) -> Sequence[LandingOutcome]:
     async with open_awaited(place, older_than) as awaited:
+        get_run_logger().info(
+            "%s: %s tasks are awaited, and %s more for less than %g s, which are left to others",
+            shown(place.url),
+            f"{len(awaited.tasks):,}",
+            f"{awaited.younger:,}",
+            older_than,
+        )
         if not awaited.tasks:
             return []
         async with opening_landing(list(awaited.tasks), place, credentials, poll=poll) as landing:

@@ -181,12 +181,7 @@ class _Attendance:
             await self._lease_slot()
 
     async def _lease_slot(self) -> None:
-        with suppress(ObjectAlreadyExists):
-            await self._prefect.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(
-                    name=self._name, limit=MOST_RUNS, active=True, slot_decay_per_second=0
-                )
-            )
+        await self._make_limit()
         granted = await self._prefect.increment_concurrency_slots_with_lease(
             names=[self._name],
             slots=1,
@@ -196,6 +191,16 @@ class _Attendance:
         )
         self._lease = ConcurrencyLimitWithLeaseResponse.model_validate(granted.json()).lease_id
         self._leased_at = asyncio.get_running_loop().time()
+
+    async def _make_limit(self) -> None:
+        wanted = GlobalConcurrencyLimitCreate(
+            name=self._name, limit=MOST_RUNS, active=True, slot_decay_per_second=0
+        )
+        try:
+            await self._prefect.read_global_concurrency_limit_by_name(self._name)
+        except ObjectNotFound:
+            with suppress(ObjectAlreadyExists):
+                await self._prefect.create_global_concurrency_limit(wanted)
 
     async def _active_slots(self) -> int:
         try:

@@ -31,10 +31,12 @@ class AwaitedTasks:
 
     Attributes:
         tasks: The tasks that are awaited, each with where its files go.
+        younger: How many more are awaited that are too young to be taken for lost.
     """
 
     def __init__(self, pending: PendingTasks, ledger: Ledger) -> None:
         self.tasks: dict[str, Placement] = {}
+        self.younger = 0
         self._pending = pending
         self._ledger = ledger
         self._entries: dict[str, Entry] = {}
@@ -50,17 +52,22 @@ class AwaitedTasks:
         await self._ledger.load()
         await self._recover(older_than)
         self._entries = {e.task_id: e for e in self._ledger.entries() if e.task_id}
-        pending = {task.task_id: task for task in await self._pending.older_than(older_than)}
-        self._announced = {task_id: task.announced_at for task_id, task in pending.items()}
-        submitted = [
-            task_id
+        self._announced = {
+            task.task_id: task.announced_at for task in await self._pending.older_than(0)
+        }
+        submitted = {
+            task_id: entry.intended_at
             for task_id, entry in self._entries.items()
             if entry.state is State.SUBMITTED
             and not entry.failure
-            and entry.age_seconds >= older_than
             and (entry.attempt > 1 or receipt_name(entry.name or task_id) not in in_storage)
-        ]
-        self.tasks = {task_id: self._placement(task_id) for task_id in [*pending, *submitted]}
+        }
+        since = self._announced | submitted
+        latest = _now() - timedelta(seconds=older_than)
+        self.tasks = {
+            task_id: self._placement(task_id) for task_id, at in since.items() if at <= latest
+        }
+        self.younger = len(since) - len(self.tasks)
 
     def _placement(self, task_id: str) -> Placement:
         entry = self._entries.get(task_id)

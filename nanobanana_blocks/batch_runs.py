@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import anyio
 import httpx
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
@@ -21,12 +22,15 @@ from nanobanana_blocks.account_budget import sharing_account_budget
 from nanobanana_blocks.artifacts import showing_progress
 from nanobanana_blocks.background import cancelled_by_sigterm
 from nanobanana_blocks.batch import Batch, keeping_report
+from nanobanana_blocks.client import NanoBananaClient
 from nanobanana_blocks.credentials import NanoBananaCredentials, load_credentials
 from nanobanana_blocks.errors import (
     APIError,
     InvalidInput,
     NanoBananaError,
+    NetworkError,
     OutOfCredits,
+    ProtocolError,
     Unauthorized,
 )
 from nanobanana_blocks.events import telling_outcomes
@@ -38,7 +42,7 @@ from nanobanana_blocks.manifest import Manifest, Row, RowDefaults, read_manifest
 from nanobanana_blocks.models import LandingStatus
 from nanobanana_blocks.schedule import PollPolicy
 from nanobanana_blocks.storage import Destination
-from nanobanana_blocks.submitting import Submitter
+from nanobanana_blocks.submitting import LOOK_AGAIN_SECONDS, Submitter
 from nanobanana_blocks.tasks import (
     RETRIES,
     TASK_RUN_EACH,
@@ -47,6 +51,9 @@ from nanobanana_blocks.tasks import (
     run_side_by_side,
 )
 from nanobanana_blocks.wakeups import reveal_from_kept_events, waking_on_callbacks
+
+UNREACHABLE_SECONDS = 30.0
+"""For how long a batch is not begun where nothing answers at the API's address."""
 
 
 class BatchJob(BaseModel):
@@ -184,14 +191,14 @@ async def require_credits(batch: Batch) -> None:
 
     Raises:
         OutOfCredits: It has not.
-        Unauthorized: The key is refused.
+        APIError: The key is refused, or what answers is not the API, or nothing answers.
     """
     needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
     if not needed:
         return
     try:
-        batch.credits_before = await batch.submitter.client.get_credits()
-    except Unauthorized:
+        batch.credits_before = await _ask_credits(batch.submitter.client)
+    except (Unauthorized, ProtocolError, NetworkError):
         raise
     except APIError as error:
         get_run_logger().warning("Going on without knowing the account's credits: %s", error)
@@ -202,6 +209,17 @@ async def require_credits(batch: Batch) -> None:
             f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
             "false to submit as many as the credits last for."
         )
+
+
+async def _ask_credits(client: NanoBananaClient) -> int:
+    """Ask for the account's credits, again for a while where no answer comes."""
+    with anyio.move_on_after(UNREACHABLE_SECONDS):
+        while True:
+            try:
+                return await client.get_credits()
+            except NetworkError:
+                await anyio.sleep(LOOK_AGAIN_SECONDS)
+    return await client.get_credits()
 
 
 async def _process_in_task_runs(batch: Batch) -> None:

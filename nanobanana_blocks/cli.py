@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -33,6 +33,7 @@ from nanobanana_blocks.client import (
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials, NanoBananaError
 from nanobanana_blocks.landing import open_landing
 from nanobanana_blocks.models import (
+    ErrorSummary,
     LandingOutcome,
     LandingReport,
     TaskDetails,
@@ -207,17 +208,19 @@ def status(
     The JSON holds the temporary image URLs; the lines do not.
     """
 
-    async def run() -> list[TaskDetails | BaseException]:
+    async def run() -> dict[str, TaskDetails | BaseException]:
         ids = check_task_ids(_read_ids(task_ids))
         async with await _client(credentials) as client:
             looks = (client.get_task_details(task_id) for task_id in ids)
-            return await asyncio.gather(*looks, return_exceptions=True)
+            return dict(zip(ids, await asyncio.gather(*looks, return_exceptions=True), strict=True))
 
     with _ending_well():
-        answers = asyncio.run(run())
+        answered = asyncio.run(run())
+        answers = answered.values()
         found = [answer for answer in answers if isinstance(answer, TaskDetails)]
         if as_json:
-            typer.echo(json.dumps([details.model_dump(mode="json") for details in found], indent=2))
+            told = [_as_json(task_id, answer) for task_id, answer in answered.items()]
+            typer.echo(json.dumps(told, indent=2))
         else:
             for details in found:
                 reason = f"  {details.error_message}" if details.error_message else ""
@@ -309,7 +312,8 @@ def save_key(
 ) -> None:
     """Save the API key as a Prefect block, without it landing in the shell's history.
 
-    The key is asked for, or taken from NANOBANANA_API_KEY where that is set.
+    The key is asked for, or taken from NANOBANANA_API_KEY where that is set; the API's address is
+    NANOBANANA_BASE_URL, where that is set.
     """
     from nanobanana_blocks.credentials import NanoBananaCredentials, check_block_name
 
@@ -323,7 +327,8 @@ def save_key(
         try:
             asyncio.run(block.asave(name, overwrite=overwrite))
         except ValueError as refusal:
-            raise InvalidInput(f"the block was not saved: {refusal}") from None
+            told = str(refusal).replace("'overwrite=True'", "--overwrite")
+            raise InvalidInput(f"the block was not saved: {told}") from None
         typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
 
 
@@ -385,6 +390,14 @@ def _forget_own_prefect(home: str) -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ |= {"PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
+
+
+def _as_json(task_id: str, answer: TaskDetails | BaseException) -> dict[str, Any]:
+    if isinstance(answer, TaskDetails):
+        return answer.model_dump(mode="json")
+    if isinstance(answer, NanoBananaError):
+        return {"task_id": task_id, "error": ErrorSummary.of(answer).model_dump()}
+    raise answer
 
 
 def _tell_error(error: object) -> None:

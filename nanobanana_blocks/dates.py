@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,9 +13,19 @@ from nanobanana_blocks.errors import InvalidInput
 DATE = "{date}"
 
 
+_PLACEHOLDER = re.compile(r"\{\w*\}")
+
+
 def on(day: date, text: str) -> str:
-    """The text with a day, written YYYY-MM-DD, in the place of ``{date}``."""
-    return text.replace(DATE, day.isoformat())
+    """The text with a day, written YYYY-MM-DD, in the place of ``{date}``.
+
+    Raises:
+        InvalidInput: It holds another word in braces.
+    """
+    dated = text.replace(DATE, day.isoformat())
+    if unknown := _PLACEHOLDER.search(dated):
+        raise InvalidInput(f"{unknown.group()} stands for nothing: write {DATE}, or no braces")
+    return dated
 
 
 def day_of_run(timezone: str) -> date:

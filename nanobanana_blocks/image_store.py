@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tempfile
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment
 from pydantic import Field
 
@@ -89,7 +94,7 @@ async def load_store(destination: str) -> ImageStore:
     """The place that a flow's `destination` means: a URL, a path, or a saved block's name.
 
     Raises:
-        InvalidInput: It is blank.
+        InvalidInput: It is blank, or nearly the name of a saved block.
         DestinationError: It is a path into a worker's temporary folder.
     """
     if not isinstance(destination, str) or not destination.strip():
@@ -101,8 +106,26 @@ async def load_store(destination: str) -> ImageStore:
         except ValueError as missing:
             if "Unable to find block document" not in str(missing):
                 raise
+            await _refuse_misspelt_name(destination)
     _refuse_temporary_folder(store.url)
     return store
+
+
+async def _refuse_misspelt_name(name: str) -> None:
+    """What is no block's name is a folder's, unless it is nearly a block's."""
+    if await asyncio.to_thread(os.path.isdir, name):
+        return
+    async with get_client() as prefect:
+        try:
+            saved = await prefect.read_block_documents_by_type(ImageStore.get_block_type_slug())
+        except ObjectNotFound:
+            return
+    alike = get_close_matches(name, [block.name for block in saved if block.name], n=1, cutoff=0.8)
+    if alike:
+        raise InvalidInput(
+            f"no ImageStore is saved as {name!r}: did you mean {alike[0]!r}? For a folder of that "
+            f"name write './{name}'"
+        )
 
 
 def _refuse_temporary_folder(destination: str) -> None:

@@ -43,6 +43,7 @@ PARENT_SECONDS = 10.0
 CANCELLED_SECONDS = 15.0
 """How long a parent that is cancelled waits for its child runs: Prefect kills it after 30."""
 
+WARN_SECONDS = 30.0
 UNCLAIMED_SECONDS = 900.0
 """How long all child runs that are left may wait for a worker at the same time."""
 
@@ -213,7 +214,8 @@ async def _follow(
     logger = get_run_logger()
     left = dict(runs)
     ended_badly: list[str] = []
-    looked_at = unclaimed_since = _now()
+    looked_at = _now()
+    queue = _Queue()
     while left:
         await anyio.sleep(LOOK_SECONDS)
         if _now() - looked_at >= REPORT_SECONDS:
@@ -221,12 +223,9 @@ async def _follow(
             await sharded.publish(finished=False)
             looked_at = _now()
         states = await _states(prefect, left)
-        if states is None:
-            unclaimed_since = _now()
-            continue
-        if any(state.is_running() for state in states.values()):
-            unclaimed_since = _now()
-        for run_id, state in states.items():
+        if states is None or any(state.is_running() for state in states.values()):
+            queue.has_moved()
+        for run_id, state in (states or {}).items():
             if state.is_final():
                 trouble = "" if state.is_completed() else f"ended {state.name}: {state.message}"
             elif state.is_running() and sharded.is_silent(left[run_id]):
@@ -235,16 +234,35 @@ async def _follow(
             else:
                 continue
             shard = left.pop(run_id)
-            unclaimed_since = _now()
+            queue.has_moved()
             if trouble:
                 ended_badly.append(f"Shard {shard.number} {trouble}")
                 logger.error(ended_badly[-1])
-        if _now() - unclaimed_since > UNCLAIMED_SECONDS:
-            raise NanoBananaError(
-                f"no worker has taken any of {len(left)} child runs. Start one more worker, or "
-                "raise the limit of the one that runs this batch: it occupies a place itself."
-            )
+        queue.check(len(left))
     return ended_badly
+
+
+class _Queue:
+    """Child runs that wait for a worker, and for how long none of them was taken."""
+
+    def __init__(self) -> None:
+        self._moved_at = _now()
+        self._told = False
+
+    def has_moved(self) -> None:
+        """Take note that a child run is at work, has ended, or cannot be seen just now."""
+        self._moved_at, self._told = _now(), False
+
+    def check(self, left: int) -> None:
+        """Tell, in time, that there is no worker for those that are left; at last raise."""
+        seconds = _now() - self._moved_at
+        if seconds > UNCLAIMED_SECONDS:
+            raise NanoBananaError(f"no worker has taken any of {left} child runs. {_ONE_MORE}")
+        if seconds > WARN_SECONDS and left and not self._told:
+            get_run_logger().warning(
+                "No worker has taken any of %s child runs yet. %s", left, _ONE_MORE
+            )
+            self._told = True
 
 
 async def _states(prefect: PrefectClient, run_ids: Iterable[UUID]) -> dict[UUID, State[Any]] | None:
@@ -270,6 +288,12 @@ async def _see_them_end(prefect: PrefectClient, run_ids: Collection[UUID]) -> No
             if all(state.is_final() for state in states.values()):
                 return
             await anyio.sleep(1)
+
+
+_ONE_MORE = (
+    "Start one more worker, or raise the limit of the one that runs this batch: it occupies a "
+    "place itself."
+)
 
 
 def _now() -> float:

@@ -193,9 +193,7 @@ class Submitter:
             raise copy.copy(error) from None
         except OutOfCredits as error:
             await self.ledger.retract(entry)
-            self._no_more = OutOfCredits(
-                f"{error.message} It was not submitted. Top up, and run again to go on."
-            )
+            self._no_more = OutOfCredits(f"{error.message} This row was not submitted.")
             raise copy.copy(self._no_more) from None
         except BadRequest as error:
             await self.ledger.refused(entry, ErrorSummary.of(error))

@@ -298,10 +298,11 @@ class TaskWaiter:
     def _expire(self, watch: Watch) -> None:
         waited = asyncio.get_running_loop().time() - watch._started
         last = f" The last answer was: {watch._trouble.message}" if watch._trouble else ""
+        known = "still generating" if watch._last_look is not None else "not known to have ended"
         self._fail(
             watch,
             WaitTimedOut(
-                f"still generating after {waited:.0f} s and {watch.polls} polls.{last} "
+                f"{known} after {waited:.0f} s and {watch.polls} polls.{last} "
                 "Running again picks it up.",
                 task_id=watch.task_id,
             ),

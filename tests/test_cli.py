@@ -256,6 +256,16 @@ def test_status_of_one_unknown_task_does_not_hide_the_others(
     assert f"{task_id}  SUCCESS" in result.stdout
 
 
+def test_status_as_json_tells_errors_too(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: with --json, an id that has no answer has its error in the place of one."""
+    task_id = sandbox.add_task(DONE)
+    result = nanobanana("status", "nobody", task_id, "--json")
+    assert result.code in (1, 3)
+    failed, found = result.json
+    assert (failed["task_id"], failed["error"]["class_name"]) == ("nobody", "UnknownTask")
+    assert found["task_id"] == task_id
+
+
 def test_status_with_a_wrong_key(nanobanana: Command, sandbox: Sandbox) -> None:
     """Rule: a refused key is one line with the cause and the next step, exit code 1."""
     task_ids = sandbox.add_tasks([DONE] * 3)

@@ -309,7 +309,7 @@ class TestCredits:
         """Without the check what the credits last for lands, and a run after topping up goes on."""
         sandbox.configure(credits=8)
         manifest = write(tmp_path / "rows.jsonl", *prompts(4))
-        with pytest.raises(errors.IncompleteLanding, match="Top up, and run again") as caught:
+        with pytest.raises(errors.IncompleteLanding, match="Top up, then run again") as caught:
             await run(manifest, tmp_path / "images", check_credits=False, in_flight=1)
         assert statuses(caught.value.report) == ["landed", "landed", "failed", "failed"]
         sandbox.configure(credits=1000)
@@ -462,6 +462,45 @@ async def test_a_summary_that_cannot_be_written_is_no_failure(
     monkeypatch.setattr(Ledger, "summarise", full)
     report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
     assert statuses(report) == ["landed"] * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault(kind="html", on="credit"), errors.ProtocolError),
+        (Fault(kind="drop", on="credit"), errors.NetworkError),
+    ],
+)
+async def test_nothing_is_sent_where_the_api_does_not_answer(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    error: type[errors.APIError],
+) -> None:
+    """Prompts and key are not sent on to what the credits' check found not to be the API."""
+    monkeypatch.setattr(batch_runs, "UNREACHABLE_SECONDS", 0.2)
+    sandbox.add_fault(fault)
+    with pytest.raises(error):
+        await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
+    assert set(sandbox.stats().requests) == {"credit"}
+
+
+async def test_other_words_in_braces_are_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A misspelt {date} is no folder for every night."""
+    manifest = write(tmp_path / "rows.jsonl", *prompts(1))
+    with pytest.raises(errors.InvalidInput, match=r"\{dat\} stands for nothing: write \{date\}"):
+        await run(manifest, f"{tmp_path}/{{dat}}")
+    assert sandbox.stats().requests == {}
+
+
+async def test_nearly_a_blocks_name_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A destination that is misspelt is no new folder, where a block's name is like it."""
+    await ImageStore(url=str(tmp_path / "images")).asave("my-bucket", overwrite=True)
+    manifest = write(tmp_path / "rows.jsonl", *prompts(1))
+    with pytest.raises(errors.InvalidInput, match="did you mean 'my-bucket'"):
+        await run(manifest, "my-buckte")
+    assert sandbox.stats().requests == {}
 
 
 class TestWhatIsShown:
@@ -828,15 +867,22 @@ class TestShards:
             await client.delete_deployment(made)
 
     async def test_nobody_takes_them(
-        self, sandbox: Sandbox, tmp_path: Path, without_worker: str, monkeypatch: pytest.MonkeyPatch
+        self,
+        sandbox: Sandbox,
+        tmp_path: Path,
+        without_worker: str,
+        monkeypatch: pytest.MonkeyPatch,
+        log: Lines,
     ) -> None:
         """Child runs without a worker are not waited for without end, and are cancelled."""
-        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 0.3)
+        monkeypatch.setattr(sharding, "WARN_SECONDS", 0.1)
+        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 1.0)
         manifest = write(tmp_path / "rows.jsonl", *prompts(3))
         with pytest.raises(errors.NanoBananaError, match="no worker has taken any of 2 child runs"):
             await run(manifest, tmp_path / "images", shards=2, shard_deployment=without_worker)
         children = await children_of(await last_run_of("run-batch"))
         assert {child.state.name for child in children if child.state} == {"Cancelled"}
+        assert "No worker has taken any of 2 child runs yet" in log.text
         assert sandbox.stats().submits == 0
 
     async def test_one_dies_and_one_is_not_taken(

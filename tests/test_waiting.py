@@ -67,6 +67,15 @@ def test_looks_at_once_and_then_by_the_policy() -> None:
     assert [round(at) for at, _ in service.looks] == [0, 30, 60, 90]
 
 
+def test_what_never_answered_is_not_told_to_be_generating() -> None:
+    """Where no look was answered, the end of the time says nothing of the task."""
+    service = Service()
+    service.done_at["other"] = 0
+    service.trouble = until(1e9, errors.RateLimited("slower (429).", task_id="t"))
+    with pytest.raises(errors.WaitTimedOut, match="not known to have ended after"):
+        run_in_virtual_time(wait(service, timeout=45))
+
+
 def test_final_look_at_the_deadline() -> None:
     """A task that ends just before its deadline is found by a last look at the deadline."""
     service = Service()

@@ -150,10 +150,14 @@ class TestSweep:
         assert sandbox.stats().looks == looks
         assert await self.awaited(tmp_path) == []
 
-    async def test_young_tasks_are_left_to_others(self, sandbox: Sandbox, tmp_path: Path) -> None:
-        """What was announced a moment ago is not asked about yet."""
+    async def test_young_tasks_are_left_to_others(
+        self, sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What was announced a moment ago is not asked about yet, and the log says so."""
         await self.announce(tmp_path, sandbox.add_task())
-        assert (await sweep(str(tmp_path), older_than=60)).outcomes == []
+        with caplog.at_level("INFO", "prefect.flow_runs"):
+            assert (await sweep(str(tmp_path), older_than=60)).outcomes == []
+        assert "0 tasks are awaited, and 1 more for less than 60 s" in caplog.text
         assert sandbox.stats().requests == {}
 
     async def test_a_passing_failure_is_kept(self, sandbox: Sandbox, tmp_path: Path) -> None:
