@@ -102,6 +102,20 @@ async def test_sigterm_after_the_block_is_prefects() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+async def test_the_loops_own_handler_stays() -> None:
+    """Rule: a server in whose event loop a flow runs goes on to hear its signals."""
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, heard.set)
+    try:
+        async with cancelled_by_sigterm():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(heard.wait(), 10)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
 @pytest.mark.usefixtures("handler")
 async def test_a_block_in_another_thread_runs_too() -> None:
     """Rule: where signals cannot be handled the block is run without."""
