@@ -38,8 +38,8 @@ lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
 clean: ## Remove what the other targets made
 	rm -rf .venv nanobanana-demo
 
-LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-	--no-header --no-annotate --python-version 3.10
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --python-version 3.11
 
 INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps
 
