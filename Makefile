@@ -23,6 +23,7 @@ lint: $(DEV_READY) ## Set up and check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(DEV_READY) ## Set up and measure; prints ratios (some minutes)
 	$(BIN)/python -m benchmarks

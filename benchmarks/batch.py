@@ -31,25 +31,25 @@ from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.sandbox_process import sandbox_process
 from benchmarks.workers import deploy, workers
-from nanobanana_blocks import ImageStore, NanoBananaClient, PollPolicy
-from nanobanana_blocks.batch import Batch
-from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.landing import open_landing
-from nanobanana_blocks.ledger import Entry, Ledger, open_ledger
-from nanobanana_blocks.manifest import Row, parse_manifest
-from nanobanana_blocks.models import BatchReport
+from nanobanana_blocks import NanoBananaClient, PollPolicy
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.batches.batch import Batch
+from nanobanana_blocks.batches.ledger import Ledger, SubmissionAttempt, open_ledger
+from nanobanana_blocks.batches.manifest import Row, parse_manifest
+from nanobanana_blocks.batches.report import BatchReport
+from nanobanana_blocks.batches.submitter import Submitter
+from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
-from nanobanana_blocks.storage import Destination
-from nanobanana_blocks.submitting import Submitter
+from nanobanana_blocks.storage.destination import Destination, StorageLocation
 
 IMAGE_BYTES = 60_000
 SPEED = 3.0
 LOOK_SECONDS = 0.5
-MOST_SECONDS = 1500.0
-MOST_ATTEMPTS = 10
+MAX_SECONDS = 1500.0
+MAX_ATTEMPTS = 10
 AMPLE_REQUESTS_PER_SECOND = 1000.0
 LEAST_USE = 0.85
-MOST_LEDGER = 1.1
+MAX_LEDGER = 1.1
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
@@ -93,7 +93,7 @@ class DeployedBatch:
 
     def wait(self, run_id: str) -> None:
         """Wait for a run's end."""
-        deadline = time.monotonic() + MOST_SECONDS
+        deadline = time.monotonic() + MAX_SECONDS
         while not self.has_ended(run_id):
             if time.monotonic() > deadline:
                 raise RuntimeError("the batch did not end")
@@ -106,7 +106,7 @@ class DeployedBatch:
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask Prefect's API, again while it is too busy to answer."""
-        for _ in range(MOST_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             with suppress(httpx.TransportError):
                 answer = self._http.request(method, path, json=body)
                 if answer.status_code != 503:  # what Prefect says while its SQLite is busy
@@ -179,10 +179,10 @@ class ForgetfulLedger(Ledger):
     async def load(self, keys: Iterable[str] | None = None) -> None:
         """There is nothing to read."""
 
-    async def _create(self, _: Entry) -> bool:
+    async def _create(self, _: SubmissionAttempt) -> bool:
         return True
 
-    async def _update(self, entry: Entry, **changes: Any) -> Entry:
+    async def _update(self, entry: SubmissionAttempt, **changes: Any) -> SubmissionAttempt:
         updated = entry.model_copy(update=changes)
         self._keep(updated)
         return updated
@@ -196,11 +196,11 @@ async def seconds_for(rows: Sequence[Row], sandbox: SandboxControl, *, with_ledg
             await stack.enter_async_context(client)
             place = await stack.enter_async_context(await Destination.open(folder))
             landing = await stack.enter_async_context(
-                open_landing((), client, place, poll=poll, expecting=len(rows))
+                open_lander((), client, place, poll=poll, expecting=len(rows))
             )
             ledger: Ledger = ForgetfulLedger()
             if with_ledger:
-                ledger = await stack.enter_async_context(open_ledger(ImageStore(url=folder)))
+                ledger = await stack.enter_async_context(open_ledger(StorageLocation(folder)))
             await ledger.load()
             submitter = Submitter(client, ledger, timeout=300)
             batch = Batch("", "", rows, submitter, landing, in_flight=200)
@@ -224,7 +224,7 @@ def measure_ledger(count: int, pairs: int, speed: float) -> None:
     spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"\n{count:,} rows in one process, ample budget: with the ledger / without: {spread}")
     ratio = median(ratios)
-    goal(f"wall {ratio:.2f}x <= {MOST_LEDGER}x", met=ratio <= MOST_LEDGER)
+    goal(f"wall {ratio:.2f}x <= {MAX_LEDGER}x", met=ratio <= MAX_LEDGER)
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ import psutil
 
 from flows.land_images import land_images
 from nanobanana_blocks import LandingReport, NanoBananaClient, PollPolicy
-from nanobanana_blocks.landing import open_landing
+from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import SandboxControl, TaskPlan
-from nanobanana_blocks.storage import Destination
+from nanobanana_blocks.storage.destination import Destination
 
 TICK_SECONDS = 0.01
 TICKS_PER_SAMPLE = 10
@@ -113,7 +113,7 @@ async def land(task_ids: list[str], job: Job, folder: Path) -> LandingReport:
     async with (
         NanoBananaClient(job.api_key, job.base_url) as client,
         aclosing(await Destination.open(str(folder))) as destination,
-        open_landing(task_ids, client, destination, poll=poll) as landing,
+        open_lander(task_ids, client, destination, poll=poll) as landing,
     ):
         await landing.land_each(task_ids)
         return landing.report()

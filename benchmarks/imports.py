@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks.polling import goal
 from benchmarks.processes import ROOT, interrupt_on_sigterm
 
-MOST_SECONDS = 0.15
+MAX_SECONDS = 0.15
 PROGRAM = """
 import time, json
 clocks = [(time.perf_counter(), time.process_time())]
@@ -56,9 +56,9 @@ def main() -> None:
     print(f"Imports: median of {count} fresh interpreters")
     print(f"  import prefect: {middle.prefect_wall:.2f} s ({middle.prefect_cpu:.2f} s of CPU)")
     goal(
-        f"import nanobanana_blocks adds {middle.own_wall:.3f} s <= {MOST_SECONDS} s "
+        f"import nanobanana_blocks adds {middle.own_wall:.3f} s <= {MAX_SECONDS} s "
         f"({middle.own_cpu:.3f} s of CPU, {middle.own_wall / middle.prefect_wall:.3f}x as much)",
-        met=middle.own_wall <= MOST_SECONDS,
+        met=middle.own_wall <= MAX_SECONDS,
     )
 
 

@@ -32,9 +32,9 @@ from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 from benchmarks.sandbox_process import sandbox_process
 from benchmarks.workers import deploy, start_worker
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
-from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
-from nanobanana_blocks.models import BatchReport
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings
 
 SPEED = 3.0

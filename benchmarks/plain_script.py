@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from nanobanana_blocks.schedule import PollPolicy, PollSchedule
+from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
 
 RECORD_INFO = "/api/v1/nanobanana/record-info"
 CONNECTIONS = 8

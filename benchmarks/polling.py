@@ -22,7 +22,7 @@ from random import Random
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
-from nanobanana_blocks.schedule import PollPolicy, PollSchedule
+from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
 
 NORMAL = NormalDist()
 LOG_DEVIATION = math.log(64 / 18) / NORMAL.inv_cdf(0.99)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nanobanana_blocks.demo import own_prefect
+from nanobanana_blocks.cli.demo import own_prefect
 
 SHARED = "NANOBANANA_BENCHMARKS_SHARE_PREFECT"
 

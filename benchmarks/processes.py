@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-LONGEST_RUN_SECONDS = 600.0
+MAX_RUN_SECONDS = 600.0
 END_SECONDS = 10.0
 
 
@@ -59,7 +59,7 @@ def measure(
         before = _cpu_of_ended_children()
         process = start(module, job, stderr=log, env=environment)
         with ending(process):
-            output, _ = process.communicate(timeout=LONGEST_RUN_SECONDS)
+            output, _ = process.communicate(timeout=MAX_RUN_SECONDS)
         if process.returncode:
             log.seek(0)
             raise RuntimeError(f"{module} failed ({process.returncode}):\n{log.read()[-4000:]}")

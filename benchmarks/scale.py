@@ -1,7 +1,7 @@
 """Measures how one process bears 10,000 generation tasks that it waits for at the same time.
 
 None of them is done until every one has been looked at; then all are done at once, and all images
-land. More looks are due at any time than the request budget allows. Once `open_landing` alone does
+land. More looks are due at any time than the request budget allows. Once `open_lander` alone does
 it, once the flow with a real Prefect server; each in a fresh process, after a first run of one
 task whose figures are given beside.
 
@@ -26,14 +26,14 @@ from benchmarks.polling import goal
 from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
-from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
 
 IN_FLIGHT = 8
 IMAGE_BYTES = 4_000
-LONGEST_STALL_SECONDS = 0.2
-MOST_MEGABYTES = 250
-NAMES = {"landing": "open_landing, without Prefect", "flow": "land_images"}
+MAX_STALL_SECONDS = 0.2
+MAX_MEGABYTES = 250
+NAMES = {"landing": "open_lander, without Prefect", "flow": "land_images"}
 
 
 class Crowd(NamedTuple):
@@ -68,10 +68,10 @@ def report(through: str, crowd: Crowd, row: dict[str, Any]) -> None:
     )
     goal(f"requests beyond the budget: {row['rate_limited']}", met=row["rate_limited"] == 0)
     goal(
-        f"longest stall {stalls[0].late:.3f} s < {LONGEST_STALL_SECONDS} s",
-        met=stalls[0].late < LONGEST_STALL_SECONDS,
+        f"longest stall {stalls[0].late:.3f} s < {MAX_STALL_SECONDS} s",
+        met=stalls[0].late < MAX_STALL_SECONDS,
     )
-    goal(f"resident {megabytes:.0f} MB <= {MOST_MEGABYTES} MB", met=megabytes <= MOST_MEGABYTES)
+    goal(f"resident {megabytes:.0f} MB <= {MAX_MEGABYTES} MB", met=megabytes <= MAX_MEGABYTES)
 
 
 def run_row(

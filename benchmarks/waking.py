@@ -33,8 +33,8 @@ from benchmarks.polling import goal
 from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm, measure
 from benchmarks.sandbox_process import sandbox_process
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
-from nanobanana_blocks.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings, TaskPlan
 
 START_SECONDS = 20.0

@@ -7,12 +7,12 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from nanobanana_blocks.artifacts import publish_report, showing_progress
-from nanobanana_blocks.image_store import shown
-from nanobanana_blocks.models import LandingReport
-from nanobanana_blocks.schedule import PollPolicy
-from nanobanana_blocks.tasks import land_in_task_runs, opening_landing
-from nanobanana_blocks.wakeups import waking_on_callbacks
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.landing.report import LandingReport
+from nanobanana_blocks.orchestration.observability.artifacts import publish_report, showing_progress
+from nanobanana_blocks.orchestration.observability.wakeups import waking_on_callbacks
+from nanobanana_blocks.orchestration.runs.landing_runs import land_in_task_runs, opening_lander
+from nanobanana_blocks.storage.locations import redact
 
 
 def name_run() -> str:
@@ -20,7 +20,7 @@ def name_run() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     task_ids = parameters["task_ids"]
     what = task_ids[0] if len(task_ids) == 1 else f"{len(task_ids)} tasks"
-    return f"{what} to {shown(parameters['destination'])}"
+    return f"{what} to {redact(parameters['destination'])}"
 
 
 @flow(name="land-images", flow_run_name=name_run)
@@ -57,7 +57,7 @@ async def land_images(
         IncompleteLanding: Not everything landed and `allow_partial` is off.
         NanoBananaError: Something cannot be meant, is missing, or refuses; nothing was begun.
     """
-    async with opening_landing(
+    async with opening_lander(
         task_ids, destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
     ) as landing:
         progress = showing_progress(landing.expected, lambda: len(landing.outcomes))

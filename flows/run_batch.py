@@ -11,33 +11,38 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from nanobanana_blocks.artifacts import publish_batch_report
-from nanobanana_blocks.batch_runs import (
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.ledger import Failure
+from nanobanana_blocks.batches.manifest import RowDefaults
+from nanobanana_blocks.batches.report import BatchReport
+from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.orchestration.observability.artifacts import publish_batch_report
+from nanobanana_blocks.orchestration.runs.batch_runs import (
     BatchJob,
     Shard,
     opening_batch,
     process_here,
     require_credits,
 )
-from nanobanana_blocks.dates import DATE, day_of_run
-from nanobanana_blocks.errors import InvalidInput
-from nanobanana_blocks.image_store import shown
-from nanobanana_blocks.ledger import Failure
-from nanobanana_blocks.manifest import RowDefaults
-from nanobanana_blocks.models import BatchReport
-from nanobanana_blocks.schedule import PollPolicy
-from nanobanana_blocks.sharding import ending_with_parent, opening_shard_reports, run_shards
+from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
+from nanobanana_blocks.orchestration.runs.shards import (
+    ending_with_parent,
+    opening_shard_reports,
+    run_shards,
+)
+from nanobanana_blocks.storage.dates import DATE
+from nanobanana_blocks.storage.locations import redact
 
 
 def name_run() -> str:
     """Name a run after what it does: ``prompts.jsonl to s3://bucket/folder``."""
     parameters: dict[str, Any] = flow_run.parameters
-    manifest = shown(parameters["manifest"]).rpartition("/")[2]
-    what = f"{manifest} to {shown(parameters['destination'])}"
+    manifest = redact(parameters["manifest"]).rpartition("/")[2]
+    what = f"{manifest} to {redact(parameters['destination'])}"
     if DATE not in what:
         return what
     try:
-        date = str(parameters["date"] or day_of_run(parameters["timezone"]))
+        date = str(parameters["date"] or scheduled_day(parameters["timezone"]))
     except InvalidInput:
         return what
     return what.replace(DATE, date)
@@ -103,7 +108,7 @@ async def run_batch(
         timeout=timeout,
         in_flight=in_flight,
         poll=poll,
-        date=date or day_of_run(timezone),
+        date=date or scheduled_day(timezone),
     )
     async with opening_batch(job) as batch:
         if check_credits:
@@ -117,8 +122,8 @@ async def run_batch(
         await publish_batch_report(report, batch.landing.thumbnails)
     if not allow_partial:
         report.raise_unless_complete()
-    if batch.stopped_by:
-        raise batch.stopped_by
+    if batch.abort_error:
+        raise batch.abort_error
     return report
 
 

@@ -11,19 +11,22 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from nanobanana_blocks.artifacts import publish_report
-from nanobanana_blocks.awaited import open_awaited
-from nanobanana_blocks.dates import DATE, day_of_run
+from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import DestinationError, StorageError
-from nanobanana_blocks.image_store import ImageStore, load_store, shown
-from nanobanana_blocks.models import LandingOutcome, LandingReport
-from nanobanana_blocks.schedule import PollPolicy
-from nanobanana_blocks.tasks import land_what_is_done, opening_landing
+from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
+from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.orchestration.observability.artifacts import publish_report
+from nanobanana_blocks.orchestration.observability.wakeups import find_kept_callbacks
+from nanobanana_blocks.orchestration.runs.landing_runs import land_what_is_done, opening_lander
+from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
+from nanobanana_blocks.recovery.outstanding import open_outstanding
+from nanobanana_blocks.storage.dates import DATE
+from nanobanana_blocks.storage.locations import redact
 
 
 def name_run() -> str:
     """Name a run after what it does: ``sweep s3://bucket/folder``."""
-    return f"sweep {shown(flow_run.parameters['destination'])}"
+    return f"sweep {redact(flow_run.parameters['destination'])}"
 
 
 @flow(name="sweep", flow_run_name=name_run)
@@ -61,8 +64,8 @@ async def sweep(
     store = await load_store(destination)
     places = [store]
     if DATE in store.url:
-        today = day_of_run(timezone)
-        places = [store.on(today - timedelta(days=ago)) for ago in range(days)]
+        today = scheduled_day(timezone)
+        places = [store.for_date(today - timedelta(days=ago)) for ago in range(days)]
     outcomes: list[LandingOutcome] = []
     failures: list[StorageError | DestinationError] = []
     for place in places:
@@ -72,28 +75,35 @@ async def sweep(
             failures.append(failure)
     if failures:
         raise _summed_up(failures, len(places))
-    return LandingReport(destination=shown(destination), outcomes=outcomes)
+    return LandingReport(destination=redact(destination), outcomes=outcomes)
 
 
 async def _sweep_place(
     place: ImageStore, credentials: str, older_than: float, poll: PollPolicy
 ) -> Sequence[LandingOutcome]:
-    async with open_awaited(place, older_than) as awaited:
+    async with open_outstanding(place.location, older_than, find_kept_callbacks) as outstanding:
         get_run_logger().info(
-            "%s: %s tasks are awaited, and %s more for less than %g s, which are left to others",
-            shown(place.url),
-            f"{len(awaited.tasks):,}",
-            f"{awaited.younger:,}",
+            "%s: %s tasks are outstanding, and %s more for less than %g s, left to others",
+            redact(place.url),
+            f"{len(outstanding.tasks):,}",
+            f"{outstanding.younger:,}",
             older_than,
         )
-        if not awaited.tasks:
+        if outstanding.unconfirmed:
+            get_run_logger().warning(
+                "Of %s rows it is not known whether they were submitted",
+                f"{outstanding.unconfirmed:,}",
+            )
+        if not outstanding.tasks:
             return []
-        async with opening_landing(list(awaited.tasks), place, credentials, poll=poll) as landing:
-            await land_what_is_done(landing, awaited.tasks)
+        async with opening_lander(
+            list(outstanding.tasks), place, credentials, poll=poll
+        ) as landing:
+            await land_what_is_done(landing, outstanding.tasks)
             report = landing.report()
             await publish_report(report, landing.thumbnails)
         for outcome in report.outcomes:
-            await awaited.settle(outcome, landing)
+            await outstanding.settle(outcome, landing)
     return report.outcomes
 
 

@@ -9,22 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nanobanana_blocks._version import __version__
-from nanobanana_blocks.client import NanoBananaClient
-from nanobanana_blocks.generation import Generate2Request, GenerateProRequest, GenerateRequest
-from nanobanana_blocks.models import (
-    LandedImage,
-    LandingOutcome,
-    LandingReport,
-    LandingStatus,
-    TaskDetails,
-    TaskStatus,
-)
-from nanobanana_blocks.schedule import PollPolicy
+from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.details import TaskDetails, TaskStatus
+from nanobanana_blocks.api.requests import Generate2Request, GenerateProRequest, GenerateRequest
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.landing.receipt import LandedImage
+from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, LandingStatus
 
 if TYPE_CHECKING:
-    from nanobanana_blocks.credentials import NanoBananaCredentials
-    from nanobanana_blocks.image_store import ImageStore
-    from nanobanana_blocks.jobs import NanoBananaGeneration, NanoBananaTask
+    from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
+    from nanobanana_blocks.orchestration.blocks.generation import (
+        NanoBananaGeneration,
+        NanoBananaTask,
+    )
+    from nanobanana_blocks.orchestration.blocks.image_store import ImageStore
 
 __all__ = [
     "Generate2Request",
@@ -46,10 +44,10 @@ __all__ = [
 ]
 
 _NEEDS_PREFECT = {
-    "ImageStore": "image_store",
-    "NanoBananaCredentials": "credentials",
-    "NanoBananaGeneration": "jobs",
-    "NanoBananaTask": "jobs",
+    "ImageStore": "orchestration.blocks.image_store",
+    "NanoBananaCredentials": "orchestration.blocks.credentials",
+    "NanoBananaGeneration": "orchestration.blocks.generation",
+    "NanoBananaTask": "orchestration.blocks.generation",
 }
 
 

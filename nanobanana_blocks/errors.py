@@ -16,7 +16,7 @@ class NanoBananaError(Exception):
     Attributes:
         task_id: The generation task that the error is about, where it is about one.
         retryable: Whether trying again later, unchanged, may succeed.
-        affects_all: Whether it ends every wait, not just one task's: a refused key, for one.
+        is_fatal: Whether it ends every wait, not just one task's: a refused key, for one.
     """
 
     retryable: ClassVar[bool] = False
@@ -24,7 +24,7 @@ class NanoBananaError(Exception):
     def __init__(self, message: str, *, task_id: str | None = None) -> None:
         super().__init__(message)
         self.task_id = task_id
-        self.affects_all = False
+        self.is_fatal = False
 
     @property
     def message(self) -> str:

@@ -16,7 +16,7 @@ os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"
 
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402  # after the above
 
-from nanobanana_blocks.demo import own_prefect  # noqa: E402
+from nanobanana_blocks.cli.demo import own_prefect  # noqa: E402
 from nanobanana_blocks.sandbox import Sandbox  # noqa: E402
 
 pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]

@@ -17,18 +17,20 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.run_batch import run_batch
 from flows.sweep import sweep
-from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, errors, landing, waiting
-from nanobanana_blocks.artifacts import outcome_rows
-from nanobanana_blocks.budget import RequestBudget
-from nanobanana_blocks.image_store import shown
-from nanobanana_blocks.images import ImageDownloader
-from nanobanana_blocks.landing import Landing, open_landing
+from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, errors
+from nanobanana_blocks.api import waiting
+from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.images.download import ImageDownloader
+from nanobanana_blocks.landing import lander as landing
+from nanobanana_blocks.landing.lander import Lander, open_lander
+from nanobanana_blocks.orchestration.observability.artifacts import outcome_rows
 from nanobanana_blocks.sandbox import DEFAULT_API_KEY, SIGNATURE_MARK, Fault, Sandbox, TaskPlan
 from nanobanana_blocks.sandbox.settings import IMAGE_ONLY_KINDS
 from nanobanana_blocks.sandbox.settings import FaultKind as Kind
-from nanobanana_blocks.storage import Destination
-from tests.raw_http import answer, raw_server
-from tests.storage_servers import sftp_server
+from nanobanana_blocks.storage.destination import Destination
+from nanobanana_blocks.storage.locations import redact
+from tests.support.raw_http import answer, raw_server
+from tests.support.storage_servers import sftp_server
 
 QUICK = PollPolicy(mode="fixed", interval_seconds=0.05, requests_per_second=1000)
 KEY = DEFAULT_API_KEY
@@ -67,7 +69,7 @@ def log() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0.01)
-    monkeypatch.setattr(waiting, "LONGEST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "SHORT_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0.1)
     patient = partial(ImageDownloader, first_pause_seconds=0.01, max_bytes=1 << 20)
@@ -81,12 +83,12 @@ def assert_clean(text: str | bytes) -> None:
         assert where < 0, f"{secret} in: {data[max(0, where - 300) : where + 80]!r}"
 
 
-async def land(sandbox: Sandbox, task_ids: list[str], to: Path) -> Landing:
+async def land(sandbox: Sandbox, task_ids: list[str], to: Path) -> Lander:
     client = NanoBananaClient(KEY, sandbox.base_url, budget=RequestBudget(1000))
     async with (
         client,
         aclosing(await Destination.open(str(to))) as destination,
-        open_landing(task_ids, client, destination, timeout=5, poll=QUICK) as made,
+        open_lander(task_ids, client, destination, timeout=5, poll=QUICK) as made,
     ):
         assert_clean(repr(client) + repr(destination))
         await made.land_each(made.unique_task_ids)
@@ -220,7 +222,7 @@ def assert_no_password(text: str) -> None:
 )
 def test_a_place_is_called_without_its_password(place: str, called: str) -> None:
     """Rule: what a flow was told is shown as it was told, less what is secret."""
-    assert shown(place) == called
+    assert redact(place) == called
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -254,7 +256,7 @@ def test_every_error_survives_pickling_without_more_than_it_says() -> None:
     assert len(kinds) > 15
     for kind in kinds:
         error = kind("it broke.", **({} if kind is errors.IncompleteLanding else {"task_id": "t1"}))
-        error.affects_all = True
+        error.is_fatal = True
         copied = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
         assert type(copied) is kind
         assert (str(copied), vars(copied)) == (str(error), vars(error))

@@ -25,7 +25,6 @@ Example:
     ```
 """
 
-from nanobanana_blocks.callbacks.forwarding import Consumer
 from nanobanana_blocks.callbacks.receiver import CallbackReceiver, make_app
 from nanobanana_blocks.callbacks.server import (
     SECRET_VARIABLE,
@@ -33,6 +32,7 @@ from nanobanana_blocks.callbacks.server import (
     callback_secret,
     serve_callbacks,
 )
+from nanobanana_blocks.callbacks.sinks import Consumer
 from nanobanana_blocks.callbacks.spool import ReceivedCallback, SpoolError, default_spool_path
 from nanobanana_blocks.callbacks.tokens import (
     VerifiedToken,

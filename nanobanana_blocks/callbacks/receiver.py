@@ -8,12 +8,13 @@ the process at any moment therefore loses nothing that was acknowledged.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -24,13 +25,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from nanobanana_blocks.callbacks.forwarding import (
-    Consumer,
-    ConsumerCalls,
-    Destination,
-    Forwarder,
-    PrefectEvents,
-)
+from nanobanana_blocks.api.details import check_task_id
+from nanobanana_blocks.api.protocol import read_callback
+from nanobanana_blocks.callbacks.sinks import Consumer, ConsumerCalls, Forwarder, Sink
 from nanobanana_blocks.callbacks.spool import (
     KEPT_DAYS,
     ReceivedCallback,
@@ -39,16 +36,10 @@ from nanobanana_blocks.callbacks.spool import (
     Verdict,
     default_spool_path,
 )
-from nanobanana_blocks.callbacks.tokens import (
-    check_secret,
-    is_signed,
-    verify_callback_token,
-)
+from nanobanana_blocks.callbacks.tokens import check_secret, is_signed, verify_callback_token
 from nanobanana_blocks.errors import InvalidInput, ProtocolError
-from nanobanana_blocks.models import check_task_id
-from nanobanana_blocks.protocol import read_callback
 
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 ANSWER_SECONDS = 10.0
 """The service gives up after 15 s (documented)."""
 DRAIN_SECONDS = 3.0
@@ -79,13 +70,13 @@ class CallbackReceiver:
         self,
         secret: str | SecretStr,
         spool: Spool,
-        destinations: list[Destination],
+        sinks: list[Sink],
         webhook_key: SecretStr | None,
     ) -> None:
         self._secret = secret
         self._spool = spool
         self._webhook_key = webhook_key
-        self._destinations = destinations
+        self._sinks = sinks
         self._forwarders: list[Forwarder] = []
         self._received = 0
         self._duplicates = 0
@@ -101,6 +92,11 @@ class CallbackReceiver:
         await self._routes(scope, receive, send)
 
     @property
+    def sinks(self) -> Sequence[Sink]:
+        """Where accepted callbacks are forwarded to."""
+        return self._sinks
+
+    @property
     def spool_path(self) -> Path:
         """Where accepted callbacks are kept."""
         return self._spool.path
@@ -113,7 +109,7 @@ class CallbackReceiver:
             SpoolError: The spool cannot be opened, or another receiver has it.
         """
         await self._spool.open()
-        self._forwarders = [Forwarder(self._spool, place) for place in self._destinations]
+        self._forwarders = [Forwarder(self._spool, sink) for sink in self._sinks]
         forwarding = [asyncio.create_task(forwarder.run()) for forwarder in self._forwarders]
         pruning = asyncio.create_task(self._prune_now_and_then())
         try:
@@ -202,6 +198,7 @@ def make_app(
     webhook_key: str | SecretStr | None = None,
     consumer: Consumer | None = None,
     kept_days: float = KEPT_DAYS,
+    sinks: Sequence[Sink] | None = None,
 ) -> CallbackReceiver:
     """Make the receiver, to be served by any ASGI server or mounted in another application.
 
@@ -214,21 +211,30 @@ def make_app(
             repeated with the same outcome is acknowledged as a repeat, with another it is refused.
         consumer: Called with each distinct callback at least once, besides the Prefect event.
         kept_days: How many days repeats are recognised for after a callback was forwarded.
+        sinks: Where callbacks go, instead of to Prefect's events; with sinks of one's own, no
+            Prefect need be installed.
 
     Raises:
         InvalidInput: The secret or the webhook key is too short.
     """
     check_secret(secret)
-    destinations: list[Destination] = [PrefectEvents()]
+    sinks = [_prefect_events()] if sinks is None else list(sinks)
     if consumer is not None:
-        destinations.append(ConsumerCalls(consumer))
+        sinks.append(ConsumerCalls(consumer))
     path = Path(spool).expanduser() if spool is not None else default_spool_path()
     return CallbackReceiver(
         secret,
-        Spool(path, [place.name for place in destinations], kept_days=kept_days),
-        destinations,
+        Spool(path, [sink.name for sink in sinks], kept_days=kept_days),
+        sinks,
         _check_webhook_key(webhook_key),
     )
+
+
+def _prefect_events() -> Sink:
+    """The default sink, found by name: what needs Prefect is not imported by this package."""
+    module = importlib.import_module("nanobanana_blocks.orchestration.callback_events")
+    sink: Sink = module.PrefectEvents()
+    return sink
 
 
 def _check_webhook_key(key: str | SecretStr | None) -> SecretStr | None:
@@ -244,14 +250,14 @@ async def _body(request: Request) -> bytes:
     if not _JSON_TYPE.fullmatch(request.headers.get("content-type", "").strip()):
         raise Refusal(415, "it is not application/json")
     body = bytearray()
-    if _declared_length(request) <= LARGEST_BODY:
+    if _declared_length(request) <= MAX_BODY_BYTES:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > LARGEST_BODY:
+            if len(body) > MAX_BODY_BYTES:
                 break
         else:
             return bytes(body)
-    raise Refusal(413, f"it is larger than {LARGEST_BODY} bytes")
+    raise Refusal(413, f"it is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _declared_length(request: Request) -> int:
@@ -286,4 +292,4 @@ def _refused(status: int, reason: str) -> Response:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)

@@ -12,20 +12,19 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import typer
 import uvicorn
-from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
-from nanobanana_blocks.callbacks.forwarding import Consumer
+from nanobanana_blocks.addresses import is_private_host
 from nanobanana_blocks.callbacks.receiver import ANSWER_SECONDS, CallbackReceiver, make_app
+from nanobanana_blocks.callbacks.sinks import Consumer
 from nanobanana_blocks.callbacks.tokens import callback_url
-from nanobanana_blocks.client import is_private_host
-from nanobanana_blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.errors import MissingCredentials, NanoBananaError
-from nanobanana_blocks.listening import address_of, listen
+from nanobanana_blocks.sockets import address_of, listen
 
 DEFAULT_PORT = 8379
 SECRET_VARIABLE = "NANOBANANA_CALLBACK_SECRET"  # noqa: S105  # a name, not a secret
@@ -33,6 +32,14 @@ SECRET_VARIABLE = "NANOBANANA_CALLBACK_SECRET"  # noqa: S105  # a name, not a se
 
 class ReceiverStartError(NanoBananaError):
     """Raised when the receiver cannot listen where it was told to; the message says why."""
+
+
+class HoldsCallbackSecret(Protocol):
+    """Such as a `NanoBananaCredentials` block."""
+
+    @property
+    def callback_secret(self) -> SecretStr:
+        """The secret; blank where there is none."""
 
 
 def serve_callbacks(
@@ -84,7 +91,7 @@ def serve_callbacks(
     announce("The callback receiver has stopped.")
 
 
-def callback_secret(credentials: NanoBananaCredentials | None = None) -> SecretStr:
+def callback_secret(credentials: HoldsCallbackSecret | None = None) -> SecretStr:
     """The callback secret of a credentials block, or else of `NANOBANANA_CALLBACK_SECRET`.
 
     Raises:
@@ -140,11 +147,8 @@ def _greet(
     elif url.startswith("http:") and not is_private_host(urlsplit(url).hostname or ""):
         announce("  (without https, anybody on the way can read it and forge callbacks)")
     announce(f"  spool: {receiver.spool_path}")
-    events = "nowhere, until PREFECT_API_URL is set: they wait in the spool"
-    if api_url := PREFECT_API_URL.value():
-        parts = urlsplit(api_url)
-        events = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    announce(f"  events go to: {events}")
+    for sink in receiver.sinks:
+        announce(f"  {sink.name}: {sink.description}")
     announce("Press Ctrl-C to stop.")
 
 

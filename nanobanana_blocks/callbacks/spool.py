@@ -19,18 +19,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nanobanana_blocks.api.details import TaskStatus
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.models import TaskStatus
 
 KEPT_DAYS = 7.0
-MOST_KEPT = 1_000_000
-MOST_AT_ONCE = 500
+MAX_KEPT = 1_000_000
+MAX_AT_ONCE = 500
 PRUNED_AT_ONCE = 200
 SIGNATURES_KEPT_SECONDS = 3600.0
 
@@ -212,7 +212,7 @@ class Spool:
     async def _commit_all(self, connection: sqlite3.Connection) -> None:
         loop = asyncio.get_running_loop()
         while self._jobs:
-            jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), MOST_AT_ONCE))]
+            jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_AT_ONCE))]
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 answers = [job.work(connection) for job in jobs]
@@ -343,7 +343,7 @@ def _waiting(
             ReceivedCallback(
                 task_id,
                 TaskStatus(status),
-                datetime.fromtimestamp(received_at, timezone.utc),
+                datetime.fromtimestamp(received_at, UTC),
                 error_code,
                 error_message,
                 job_key,
@@ -383,6 +383,6 @@ def _prune(now: float, kept_seconds: float, connection: sqlite3.Connection) -> b
         " WHERE (received_at < ? OR number <= (SELECT max(number) FROM callbacks) - ?)"
         " AND NOT EXISTS (SELECT 1 FROM outbox WHERE callback = number)"
         " ORDER BY number LIMIT ?)",
-        (now - kept_seconds, MOST_KEPT, PRUNED_AT_ONCE),
+        (now - kept_seconds, MAX_KEPT, PRUNED_AT_ONCE),
     )
     return pruned.rowcount == PRUNED_AT_ONCE

@@ -18,11 +18,11 @@ from pydantic import SecretStr
 from nanobanana_blocks.errors import InvalidInput
 
 SHORTEST_SECRET = 16
-LONGEST_JOB_KEY = 128
+MAX_JOB_KEY_LENGTH = 128
 SIGNATURE_WINDOW_SECONDS = 300
 
 _CONTEXT = b"nanobanana-blocks/callback-token/1"
-_JOB_KEY = re.compile(rf"[A-Za-z0-9._~-]{{1,{LONGEST_JOB_KEY}}}")
+_JOB_KEY = re.compile(rf"[A-Za-z0-9._~-]{{1,{MAX_JOB_KEY_LENGTH}}}")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
@@ -101,7 +101,7 @@ def check_job_key(job_key: str) -> str:
     """Return `job_key`, or raise `InvalidInput` if it cannot be part of an address as it is."""
     if not _JOB_KEY.fullmatch(job_key):
         raise InvalidInput(
-            f"a job key has 1 to {LONGEST_JOB_KEY} letters, digits and . _ ~ - (hash anything "
+            f"a job key has 1 to {MAX_JOB_KEY_LENGTH} letters, digits and . _ ~ - (hash anything "
             f"else): {job_key[:40]!r}"
         )
     return job_key

@@ -19,7 +19,6 @@ import typer
 import uvicorn
 
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.listening import address_of, listen
 from nanobanana_blocks.sandbox.app import SandboxApp
 from nanobanana_blocks.sandbox.exchange import BreakableProtocol
 from nanobanana_blocks.sandbox.settings import (
@@ -31,6 +30,7 @@ from nanobanana_blocks.sandbox.settings import (
     Submit,
     TaskPlan,
 )
+from nanobanana_blocks.sockets import address_of, listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,0 +1,1 @@
+"""The service: what its answers mean, when to ask it, and how much; it lands nothing."""

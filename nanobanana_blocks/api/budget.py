@@ -1,0 +1,76 @@
+"""One account's allowance of API requests, kept by every request of a client; nothing is sent here.
+
+The limit on queries is not documented; sister products of the service allow 20 new requests per
+10 s (documented there only).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+FIRST_PAUSE_SECONDS = 2.0
+MAX_PAUSE_SECONDS = 120.0
+MIN_RATE_SHARE = 1 / 64
+
+
+class RequestBudget:
+    """Spaces requests evenly, `requests_per_second` at most, and slows down when told to.
+
+    A refusal (429) pauses everybody for the time the service asked for, or twice as long each
+    time, and halves the rate; every answered request then gives a little of the rate back.
+    """
+
+    def __init__(self, requests_per_second: float = 20.0) -> None:
+        self._allowed = requests_per_second
+        self._rate = requests_per_second
+        self._next_slot = 0.0
+        self._paused_until = 0.0
+        self._pause = FIRST_PAUSE_SECONDS
+
+    @property
+    def allowed(self) -> float:
+        """The requests per second that were allowed last."""
+        return self._allowed
+
+    @property
+    def requests_per_second(self) -> float:
+        """The rate in force, lower than the one allowed after a refusal."""
+        return self._rate
+
+    @property
+    def pause_left(self) -> float:
+        """Seconds for which nobody may ask, after a refusal; otherwise 0."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
+
+    def allow(self, requests_per_second: float) -> None:
+        """Set the rate allowed from now on."""
+        if requests_per_second != self._allowed:
+            self._rate *= requests_per_second / self._allowed
+            self._allowed = requests_per_second
+
+    async def acquire(self) -> None:
+        """Wait for this request's turn."""
+        clock = asyncio.get_running_loop().time
+        slot = max(self._next_slot, clock())
+        self._next_slot = slot + 1 / self._rate
+        while True:
+            delay = max(slot, self._paused_until) - clock()
+            if delay <= 0:
+                return
+            await asyncio.sleep(delay)
+
+    def refused(self, retry_after: float | None = None) -> None:
+        """Take note that the service asked for fewer requests, `retry_after` in seconds."""
+        now = asyncio.get_running_loop().time()
+        if now < self._paused_until and retry_after is None:
+            return  # the other requests that were under way when the first was refused
+        pause = self._pause if retry_after is None else retry_after
+        self._paused_until = max(self._paused_until, now + min(max(pause, 0.0), MAX_PAUSE_SECONDS))
+        self._next_slot = max(self._next_slot, self._paused_until)
+        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS)
+        self._rate = max(self._rate / 2, self._allowed * MIN_RATE_SHARE)
+
+    def answered(self) -> None:
+        """Take note that a request was answered."""
+        self._pause = FIRST_PAUSE_SECONDS
+        self._rate = min(self._rate + self._allowed / 100, self._allowed)

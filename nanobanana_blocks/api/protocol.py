@@ -1,0 +1,287 @@
+"""Reads the API's answers and callbacks: any bytes give a value or one typed error.
+
+It does no I/O. The service says no in two ways, by HTTP status and, more often, by the `code` of a
+JSON envelope under HTTP 200 (observed); a generation task's end is told by `successFlag` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from nanobanana_blocks.api.details import TaskDetails, TaskStatus, check_task_id
+from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.errors import (
+    APIError,
+    BadRequest,
+    InvalidInput,
+    OutOfCredits,
+    ProtocolError,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    UnknownTask,
+)
+
+RECORD_INFO = "/api/v1/nanobanana/record-info"
+CREDITS = "/api/v1/common/credit"
+SUBMIT = {endpoint: f"/api/v1/nanobanana/{endpoint.value}" for endpoint in Endpoint}
+
+SERVICE_TIMEZONE = timezone(timedelta(hours=8))
+"""Observed, not documented: the API's naive times fit UTC+8."""
+
+MAX_IMAGES = 100
+MAX_URL_LENGTH = 8192
+MAX_TEXT_LENGTH = 300
+
+_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
+_DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+
+
+def read_task_details(data: Any, *, task_id: str) -> TaskDetails:
+    """Read the `data` of record-info's answer about `task_id`.
+
+    Raises:
+        UnknownTask: `data` is null, as a sister product answers for an id it does not know.
+        ProtocolError: `data` is not what is documented, or is about another task.
+    """
+    if data is None:
+        raise UnknownTask("the API does not know this task id.", task_id=task_id, code=200)
+    if not isinstance(data, dict):
+        raise ProtocolError(f"`data` is not an object: {_excerpt(data)!r}.", task_id=task_id)
+    return _details(data, task_id=task_id)
+
+
+def read_submitted(data: Any) -> str:
+    """Read the `data` of a submit's answer that says yes: the id of the generation task.
+
+    Raises:
+        ProtocolError: It holds no `taskId` that can be asked about.
+    """
+    try:
+        return check_task_id(data.get("taskId") if isinstance(data, dict) else None)
+    except InvalidInput:
+        raise ProtocolError(
+            f"the answer to a submit holds no usable `taskId`: {_excerpt(data)!r}.", code=200
+        ) from None
+
+
+def read_credits(data: Any) -> int:
+    """Read the `data` of an answer about the account's credits.
+
+    Raises:
+        ProtocolError: It is not a whole number.
+    """
+    credits_left = _integer(data)
+    if credits_left is None:
+        raise ProtocolError(f"the credits are not a whole number: {_excerpt(data)!r}.", code=200)
+    return credits_left
+
+
+def read_callback(body: bytes) -> TaskDetails:
+    """Read a callback, in either of the service's two shapes.
+
+    Documented for `/generate`: the outcome is the top-level `code`, the URL is
+    `data.info.resultImageUrl`. Documented for `/generate-2`: record-info's envelope. Where a flag
+    and a code are both there, the flag wins.
+
+    Raises:
+        ProtocolError: The body is neither shape, or names no task.
+    """
+    payload = _json(body)
+    data = payload.get("data") if isinstance(payload, dict) else None
+    if not isinstance(payload, dict) or not isinstance(data, dict):
+        raise ProtocolError("the callback is not a JSON object with a `data` object")
+    task_id = data.get("taskId")
+    if not isinstance(task_id, str) or not task_id:
+        raise ProtocolError("the callback names no `data.taskId`")
+    if data.get("successFlag") is not None:
+        return _details(data, task_id=task_id)
+    code = _integer(payload.get("code"))
+    if code not in (200, 400, 500, 501):
+        raise ProtocolError(f"the callback's `code` is not documented: {_excerpt(code)}")
+    info = data.get("info")
+    return TaskDetails(
+        task_id=task_id,
+        status=TaskStatus.SUCCESS if code == 200 else TaskStatus.GENERATE_FAILED,
+        result_urls=_urls(info, "result"),
+        origin_urls=_urls(info, "origin"),
+        error_code=None if code == 200 else code,
+        error_message=None if code == 200 else _text(payload.get("msg")),
+    )
+
+
+def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) -> Any:
+    """Return the `data` of an answer that says yes.
+
+    Raises:
+        APIError: One of its subclasses, for every other answer.
+    """
+    payload = _json(body)
+    code = _integer(payload.get("code")) if isinstance(payload, dict) else None
+    if http_status == 200 and code == 200:
+        return payload.get("data")
+    message = ""
+    if isinstance(payload, dict):
+        message = _text(payload.get("msg")) or _text(payload.get("message")) or ""
+    if code is None and not _speaks_for_itself(http_status):
+        raise ProtocolError(
+            f"the answer (HTTP {http_status}) is not the API's: {_excerpt(body)!r}. "
+            "Check the base URL.",
+            task_id=task_id,
+            http_status=http_status,
+        )
+    verdict = http_status if code in (None, 200) else code
+    raise _refusal(int(verdict or 0), message, http_status=http_status, code=code, task_id=task_id)
+
+
+def _speaks_for_itself(http_status: int) -> bool:
+    return http_status in (401, 402, 403, 408, 413, 429) or http_status >= 500
+
+
+def _refusal(
+    verdict: int, message: str, *, http_status: int, code: int | None, task_id: str | None
+) -> APIError:
+    said = f"{verdict}: {message}" if message else str(verdict)
+    where: dict[str, Any] = {"task_id": task_id, "http_status": http_status, "code": code}
+    if verdict in (401, 403):
+        return Unauthorized(
+            f"the API refused the key ({said}). Check the key, and the key's IP allow list at "
+            "https://nanobananaapi.ai/api-key.",
+            http_status=http_status,
+            code=code,
+        )
+    if verdict == 402:
+        return OutOfCredits(
+            f"the account has too few credits ({said}). Top up, then run again.", **where
+        )
+    is_unknown = verdict == 404 or (verdict == 422 and "recordinfo is null" in message.lower())
+    if is_unknown and task_id:
+        return UnknownTask(
+            f"the API does not know this task id ({said}). Check the id, and that the key belongs "
+            "to the account that made it.",
+            **where,
+        )
+    if verdict in (400, 404, 413, 422, 505):
+        return BadRequest(f"the API rejects the request ({said}).", **where)
+    if verdict == 429:
+        return RateLimited(
+            f"the API asks for fewer requests ({said}). Lower requests_per_second, or try again "
+            "later.",
+            **where,
+        )
+    if verdict in (408, 455) or 500 <= verdict < 600:
+        return ServerError(f"the API failed ({said}).", **where)
+    return ProtocolError(f"the API answered with an undocumented code ({said}).", **where)
+
+
+def _details(data: dict[str, Any], *, task_id: str) -> TaskDetails:
+    named = data.get("taskId")
+    if named is not None and str(named) != task_id:
+        raise ProtocolError(
+            f"record-info answered about another task: {_excerpt(named)!r}", task_id=task_id
+        )
+    flag = _integer(data.get("successFlag"))
+    if flag is None or flag not in list(TaskStatus):
+        raise ProtocolError(
+            f"`successFlag` is not documented: {_excerpt(data.get('successFlag'))!r}",
+            task_id=task_id,
+        )
+    status = TaskStatus(flag)
+    error_code = data.get("errorCode")
+    return TaskDetails(
+        task_id=task_id,
+        status=status,
+        result_urls=_urls(data.get("response"), "result"),
+        origin_urls=_urls(data.get("response"), "origin"),
+        error_code=_error_code(error_code),
+        error_message=_text(data.get("errorMessage")),
+        created_at=read_time(data.get("createTime")),
+        completed_at=read_time(data.get("completeTime")),
+        operation_type=_text(data.get("operationType")),
+        parameters=_object(data.get("paramJson")),
+    )
+
+
+def _error_code(raw: Any) -> int | str | None:
+    if raw is None or isinstance(raw, bool) or raw in (0, "0", ""):
+        return None
+    number = _integer(raw)
+    return number if number is not None else _text(raw)
+
+
+def _urls(response: Any, kind: str) -> tuple[str, ...]:
+    """The URLs of one kind, in order; public code defends against all of these spellings."""
+    fields = _object(response)
+    values = [fields.get(name) for name in (f"{kind}ImageUrl", f"{kind}ImageUrls", f"{kind}Urls")]
+    listed = [url for value in values for url in (value if isinstance(value, list) else [value])]
+    found = [url.strip() for url in listed if isinstance(url, str)]
+    usable = [url for url in found if 0 < len(url) <= MAX_URL_LENGTH]
+    return tuple(dict.fromkeys(usable))[:MAX_IMAGES]
+
+
+def read_time(raw: Any) -> datetime | None:
+    """Read one of the API's times, or give None: a time never fails a task.
+
+    Observed: ``2026-01-06 08:17:04`` without a zone; a documented example reads ``24:00:00``;
+    sister products send epoch milliseconds.
+    """
+    try:
+        if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+            seconds = raw / 1000 if raw > 1e11 else raw
+            return datetime.fromtimestamp(seconds, UTC) if seconds > 0 else None
+        if not isinstance(raw, str):
+            return None
+        if raw.strip().isdecimal():
+            return read_time(int(raw))
+        if not (match := _DATE_TIME.fullmatch(raw.strip())):
+            return None
+        day, hours, minutes, seconds_, zone = match.groups()
+        midnight = datetime.fromisoformat(day).replace(tzinfo=SERVICE_TIMEZONE)
+        if zone:
+            offset = "+00:00" if zone == "Z" else f"{zone[:3]}:{zone[-2:]}"
+            midnight = datetime.fromisoformat(f"{day}T00:00:00{offset}")
+        return midnight + timedelta(hours=int(hours), minutes=int(minutes), seconds=int(seconds_))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(raw: Any) -> dict[str, Any]:
+    value = _json(raw.encode("utf-8", "replace")) if isinstance(raw, str) else raw
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(raw: Any) -> int | None:
+    if isinstance(raw, bool):
+        return None
+    if isinstance(raw, int):
+        return raw if abs(raw) < 2**63 else None
+    if isinstance(raw, float):
+        return int(raw) if raw.is_integer() and abs(raw) < 2**63 else None
+    if isinstance(raw, str) and re.fullmatch(r"-?[0-9]{1,18}", raw.strip()):
+        return int(raw)
+    return None
+
+
+def _text(raw: Any) -> str | None:
+    """A short printable text, the signed part of any URL in it cut off; None for nothing."""
+    if raw is None or raw == "":
+        return None
+    text = raw if isinstance(raw, str) else json.dumps(raw, default=str)
+    text = _URL_QUERY.sub(r"\1?…", text[: MAX_TEXT_LENGTH * 4])
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(printable.split())[:MAX_TEXT_LENGTH] or None
+
+
+def _excerpt(raw: Any) -> str:
+    text = raw[:2000].decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    return (_text(text) or "nothing")[:120]

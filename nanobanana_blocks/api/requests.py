@@ -1,0 +1,209 @@
+"""What can be asked of the service's three submit endpoints, checked before anything is sent.
+
+Fields and limits are those of the API's documentation; it does no I/O. Python's names and the API's
+own (`num_images` and `numImages`) are both understood.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from nanobanana_blocks.errors import InvalidInput
+
+NO_CALLBACK_URL = "https://no-callback.invalid/"
+"""Sent where the API wants a callback address and there is none; `.invalid` never resolves."""
+
+MAX_PROMPT_LENGTH = 20_000
+MAX_URL_LENGTH = 8192
+
+Resolution = Literal["1K", "2K", "4K"]
+ImageSize = Literal["1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5", "21:9"]
+ProAspectRatio = Literal[ImageSize, "auto"]
+AspectRatio = Literal[ProAspectRatio, "1:4", "1:8", "4:1", "8:1"]
+TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
+"""The API's own spelling."""
+
+Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
+ImageUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH)
+]
+
+
+def _refuse_text_and_booleans(value: object) -> object:
+    if isinstance(value, (bool, str, bytes)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+NumberOfImages = Annotated[int, Field(ge=1, le=4), BeforeValidator(_refuse_text_and_booleans)]
+"""A JSON number without a fraction, such as ``2`` or ``2.0``."""
+
+CREDITS_BY_RESOLUTION = {"1K": 8, "2K": 12, "4K": 18}
+
+
+class Endpoint(StrEnum):
+    """The submit endpoints, as the last part of their paths."""
+
+    GENERATE = "generate"
+    GENERATE_PRO = "generate-pro"
+    GENERATE_2 = "generate-2"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    wants_callback_url: ClassVar[bool]
+
+    prompt: Prompt = Field(description="What the image shall show.")
+
+    @property
+    def images_asked_for(self) -> int:
+        """How many images its generation task is to give."""
+        return 1
+
+    @property
+    def estimated_credits(self) -> int:
+        """About what it costs; see the classes for where the figures come from."""
+        raise NotImplementedError
+
+    def content(self) -> dict[str, Any]:
+        """The request in the API's words, without a callback address."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"endpoint"})
+
+    def body(self, callback_url: str | None = None) -> dict[str, Any]:
+        """What is sent; where the API wants a callback address and there is none, a dead one.
+
+        Raises:
+            InvalidInput: `callback_url` cannot be one.
+        """
+        if callback_url is not None:
+            address: str | None = _check_callback_url(callback_url)
+        else:
+            address = NO_CALLBACK_URL if self.wants_callback_url else None
+        return self.content() | ({"callBackUrl": address} if address else {})
+
+
+class GenerateRequest(_Request):
+    """A request to `/generate`; about 4 credits (observed)."""
+
+    wants_callback_url: ClassVar[bool] = True
+
+    endpoint: Literal[Endpoint.GENERATE] = Field(
+        default=Endpoint.GENERATE, description="Where it is submitted."
+    )
+
+    image_urls: tuple[ImageUrl, ...] | None = Field(
+        default=None, description="Images to work from."
+    )
+    type: TaskType = Field(
+        default_factory=lambda data: "IMAGETOIAMGE" if data.get("image_urls") else "TEXTTOIAMGE",
+        description="Text or images to image; unless given, as there are image URLs or not.",
+    )
+    num_images: NumberOfImages = Field(default=1, description="How many images to make.")
+    watermark: str | None = Field(default=None, description="Text to mark the image with.")
+    image_size: ImageSize | None = Field(
+        default=None, alias="image_size", description="Width to height."
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _images_to_work_from(cls, value: TaskType, info: ValidationInfo) -> TaskType:
+        if value == "IMAGETOIAMGE" and not info.data.get("image_urls", ["invalid"]):
+            raise PydanticCustomError("images_missing", "IMAGETOIAMGE needs imageUrls")
+        return value
+
+    @property
+    def images_asked_for(self) -> int:
+        return self.num_images
+
+    @property
+    def estimated_credits(self) -> int:
+        return 4
+
+
+class GenerateProRequest(_Request):
+    """A request to `/generate-pro`; assumed to cost what `/generate-2` does."""
+
+    wants_callback_url: ClassVar[bool] = True
+
+    endpoint: Literal[Endpoint.GENERATE_PRO] = Field(
+        default=Endpoint.GENERATE_PRO, description="Where it is submitted."
+    )
+
+    image_urls: tuple[ImageUrl, ...] | None = Field(
+        default=None, max_length=8, description="Images to work from, 8 at most."
+    )
+    resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")
+    aspect_ratio: ProAspectRatio | None = Field(default=None, description="Width to height.")
+
+    @property
+    def estimated_credits(self) -> int:
+        return CREDITS_BY_RESOLUTION[self.resolution or "1K"]
+
+
+class Generate2Request(_Request):
+    """A request to `/generate-2`; about 8, 12 or 18 credits at 1K, 2K or 4K (observed)."""
+
+    wants_callback_url: ClassVar[bool] = False
+
+    endpoint: Literal[Endpoint.GENERATE_2] = Field(
+        default=Endpoint.GENERATE_2, description="Where it is submitted."
+    )
+
+    prompt: Annotated[Prompt, StringConstraints(max_length=MAX_PROMPT_LENGTH)] = Field(
+        description="What the image shall show, 20,000 characters at most."
+    )
+    image_urls: tuple[ImageUrl, ...] | None = Field(
+        default=None, max_length=14, description="Images to work from, 14 at most."
+    )
+    aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
+    resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")
+    google_search: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Have the service look things up; it does not by default.",
+    )
+    output_format: Literal["png", "jpg"] | None = Field(
+        default=None, description="The service's default is jpg."
+    )
+
+    @property
+    def estimated_credits(self) -> int:
+        return CREDITS_BY_RESOLUTION[self.resolution or "1K"]
+
+
+GenerationRequest = GenerateRequest | GenerateProRequest | Generate2Request
+
+REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
+    Endpoint.GENERATE: GenerateRequest,
+    Endpoint.GENERATE_PRO: GenerateProRequest,
+    Endpoint.GENERATE_2: Generate2Request,
+}
+
+
+def _check_callback_url(url: str) -> str:
+    """Return `url` or raise an error that does not repeat it: such addresses hold tokens."""
+    whole = re.fullmatch(r"https?://[^\s/?#]+\S*", url)
+    if not whole or not url.isprintable() or len(url) > MAX_URL_LENGTH:
+        raise InvalidInput("the callback URL must be like https://example.com/callbacks/…")
+    return url

@@ -1,0 +1,1 @@
+"""From a manifest to generation tasks, each row paid for once."""

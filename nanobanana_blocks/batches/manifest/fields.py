@@ -1,0 +1,126 @@
+"""The fields that rows of a manifest may have, which endpoint knows which, and their defaults.
+
+What a row gives for them is checked elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from nanobanana_blocks.api.requests import (
+    REQUESTS,
+    AspectRatio,
+    Endpoint,
+    ImageSize,
+    ImageUrl,
+    NumberOfImages,
+    Resolution,
+)
+from nanobanana_blocks.batches.manifest.problems import MAX_SHOWN_LENGTH
+
+ROW_FIELDS = ("task_id", "endpoint", "name", "key")
+"""What a row may have that is not sent to an endpoint."""
+
+OPTIONS: Mapping[Endpoint, Mapping[str, str]] = {
+    endpoint: {
+        name: field.alias or name
+        for name, field in request.model_fields.items()
+        if name not in ROW_FIELDS
+    }
+    for endpoint, request in REQUESTS.items()
+}
+"""The fields of each endpoint, by Python's names, in the API's words."""
+
+ALIASES: Mapping[str, str] = {
+    **{name: to_camel(name) for name in ROW_FIELDS},
+    **{name: alias for options in OPTIONS.values() for name, alias in options.items()},
+}
+"""All fields, by Python's names, in the API's words."""
+
+NAMES: Mapping[str, str] = {
+    **{alias: name for name, alias in ALIASES.items()},
+    **{name: name for name in ALIASES},
+}
+"""Python's name of each field, by both of its spellings."""
+
+
+class RowDefaults(BaseModel):
+    """What rows ask for where they do not say so themselves.
+
+    A default holds for every row whose endpoint knows the field; one that holds for no row at all
+    is refused, since it cannot be meant.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+    )
+
+    endpoint: Endpoint = Field(
+        default=Endpoint.GENERATE, description="The endpoint of rows that name none."
+    )
+    num_images: NumberOfImages | None = Field(
+        default=None, description="How many images to make; generate only."
+    )
+    image_size: ImageSize | None = Field(
+        default=None, alias="image_size", description="Width to height; generate only."
+    )
+    watermark: str | None = Field(
+        default=None, description="Text to mark the images with; generate only."
+    )
+    image_urls: tuple[ImageUrl, ...] | None = Field(
+        default=None, description="Images to work from."
+    )
+    aspect_ratio: AspectRatio | None = Field(
+        default=None, description="Width to height; generate-pro and generate-2."
+    )
+    resolution: Resolution | None = Field(
+        default=None, description="The images' resolution; generate-pro and generate-2."
+    )
+    google_search: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Have the service look things up; generate-2 only.",
+    )
+    output_format: Literal["png", "jpg"] | None = Field(
+        default=None, description="The images' format; generate-2 only."
+    )
+
+
+def having(name: str) -> str:
+    """The endpoints that know a field, in words."""
+    return " and ".join(endpoint.value for endpoint, known in OPTIONS.items() if name in known)
+
+
+def unknown(spelling: str) -> str:
+    """What to say of a field that no row may have."""
+    return _unknown(spelling[: MAX_SHOWN_LENGTH + 1])
+
+
+@lru_cache(maxsize=256)
+def _unknown(spelling: str) -> str:
+    letters = _letters(spelling)
+    if letters == "callbackurl":
+        return "is not for rows: the batch makes the callback addresses"
+    if len(spelling) <= MAX_SHOWN_LENGTH and (
+        close := get_close_matches(letters, _BY_LETTERS, n=1)
+    ):
+        return f"unknown field; did you mean {_BY_LETTERS[close[0]]}?"
+    return f"unknown field; known are {', '.join(ALIASES.values())}"
+
+
+def _letters(spelling: str) -> str:
+    return re.sub(r"[\W_]", "", spelling).lower()
+
+
+_BY_LETTERS = {_letters(alias): alias for alias in ALIASES.values()}

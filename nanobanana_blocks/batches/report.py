@@ -1,0 +1,93 @@
+"""What became of each row of a batch, and of the batch; no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import PrivateAttr, TypeAdapter, computed_field
+
+from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
+from nanobanana_blocks.storage.names import safe_name
+
+
+class RowOutcome(LandingOutcome):
+    """What became of one row of a batch.
+
+    `task_id` is empty where nothing was submitted, or where it is not known whether anything was.
+    `submitted` tells whether this run has submitted it, at about `credits` credits; `changed`, that
+    its content is not that of its submit any more.
+    """
+
+    row: int
+    key: str
+    name: str | None = None
+    submitted: bool = False
+    credits: int = 0
+    changed: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"row {self.row} ({self.name or self.task_id or 'no task'})"
+
+
+_ROW_OUTCOMES = TypeAdapter(list[RowOutcome])
+
+
+class BatchReport(LandingReport):
+    """What became of the rows of a batch, in the order of its manifest; kept beside the images.
+
+    Times are UTC. `credits_estimated` is for what this run submitted; `credits_before` is what the
+    account had, where the API told. While `finished_at` is None, rows without an outcome are still
+    to come: `rows` counts them all.
+    """
+
+    manifest: str
+    rows: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+    credits_before: int | None = None
+    _outcomes: Sequence[RowOutcome] = PrivateAttr()
+
+    def __init__(self, *, outcomes: Sequence[RowOutcome], **fields: Any) -> None:
+        super().__init__(outcomes=(), **fields)
+        self._outcomes = _ROW_OUTCOMES.validate_python(outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def outcomes(self) -> Sequence[RowOutcome]:
+        """What became of each row."""
+        return self._outcomes
+
+    @property
+    def not_landed(self) -> list[RowOutcome]:
+        return [outcome for outcome in self.outcomes if not outcome.in_storage]
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def submitted(self) -> int:
+        """How many rows this run has submitted."""
+        return sum(outcome.submitted for outcome in self.outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def credits_estimated(self) -> int:
+        """About what this run's submits cost."""
+        return sum(outcome.credits for outcome in self.outcomes if outcome.submitted)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many rows did not land, by the class of their error."""
+        found = Counter(o.error.class_name for o in self.not_landed if o.error)
+        return dict(found.most_common())
+
+
+def report_name(manifest: str) -> str:
+    """Return the file name of a batch's report, after the last part of its manifest's URL."""
+    file_name = manifest.rstrip("/").replace("\\", "/").rpartition("/")[2]
+    stem = file_name.rpartition(".")[0] if "." in file_name else file_name
+    return f"{safe_name(stem or 'batch')}.report.json"

@@ -1,0 +1,1 @@
+"""Bytes from strangers: fetched within the rules, verified whole; nothing is stored."""

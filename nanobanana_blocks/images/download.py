@@ -1,0 +1,426 @@
+"""Fetching images from URLs that others wrote: without a key, past no wall, and only sound ones.
+
+It holds a fetched image in memory for as long as its caller needs it; storing it, and deciding
+which URL to try, is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import random
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+import anyio
+import httpcore
+import httpx
+
+from nanobanana_blocks._version import __version__
+from nanobanana_blocks.errors import ImageError, ImageGone, ImageRejected, ImageUnavailable
+from nanobanana_blocks.images.egress import EgressRules, GuardedNetwork, Resolver, resolve, shown
+from nanobanana_blocks.images.verification import CutShort, VerifiedImage, verify_image
+
+_T = TypeVar("_T")
+
+MEBIBYTE = 2**20
+USER_AGENT = f"nanobanana-blocks/{__version__}"
+MAX_REDIRECTS = 5
+MAX_PIXELS = 2**26
+
+IDLE_CONNECTIONS = 4
+"""Connections kept open between images; httpcore looks at each of them for every request."""
+
+
+class ByteBudget:
+    """A number of bytes shared by all who hold some, given out first come, first served."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._free = capacity
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody holds."""
+        return self._free
+
+    def hold(self) -> Reservation:
+        """Return a reservation that holds nothing yet."""
+        return Reservation(self)
+
+    async def _take(self, size: int) -> int:
+        wanted = min(size, self._capacity)
+        if not self._waiting and wanted <= self._free:
+            self._free -= wanted
+            return wanted
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self._free += wanted
+            self._grant()
+            raise
+        return wanted
+
+    def _give_back(self, size: int) -> None:
+        self._free += size
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting:
+            wanted, granted = self._waiting[0]
+            if not granted.done():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                granted.set_result(None)
+            self._waiting.popleft()
+
+
+class Reservation:
+    """Bytes of a budget that are held until given back."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    async def take(self, size: int) -> None:
+        """Wait for `size` bytes; more than the whole budget counts as the whole budget."""
+        self._size += await self._budget._take(size)
+
+    def shrink(self, size: int) -> None:
+        """Keep at most `size` bytes and give the rest back."""
+        surplus = max(0, self._size - size)
+        self._size -= surplus
+        self._budget._give_back(surplus)
+
+    def release(self) -> None:
+        """Give all bytes back; doing so again does nothing."""
+        self.shrink(0)
+
+
+_fetching: ContextVar[bool] = ContextVar("fetching an image", default=False)
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Keep back what httpcore tells at DEBUG of our fetches: a redirect's target may be signed."""
+    return not (_fetching.get() and record.levelno <= logging.DEBUG)
+
+
+for _name in ("httpcore.connection", "httpcore.http11"):
+    logging.getLogger(_name).addFilter(_without_signatures)
+
+
+class ImageDownloader:
+    """Fetches images, some at a time, and holds them within a budget; an async context manager.
+
+    It sends no key, cookie or referrer, and asks no proxy, since a proxy would choose the address
+    that is connected to. It asks for unencoded bodies; gzip and deflate are undone where they come
+    nevertheless. At most 5 redirects are followed, each checked like the URL itself.
+
+    Attributes:
+        rules: Where it may connect.
+        budget: The bytes that all images fetched and not yet let go of may have together. Decoding
+            needs more: 4 bytes a pixel for each of at most 4 threads.
+    """
+
+    def __init__(
+        self,
+        rules: EgressRules,
+        *,
+        max_bytes: int = 64 * MEBIBYTE,
+        max_pixels: int = MAX_PIXELS,
+        budget_bytes: int = 256 * MEBIBYTE,
+        connections: int = 8,
+        seconds_per_image: float = 120.0,
+        connect_seconds: float = 10.0,
+        read_seconds: float = 20.0,
+        attempts: int = 3,
+        first_pause_seconds: float = 0.5,
+        resolver: Resolver = resolve,
+    ) -> None:
+        """All limits hold for one image, except `budget_bytes` and `connections`.
+
+        Args:
+            rules: Where it may connect.
+            max_bytes: The largest image, in bytes.
+            max_pixels: The largest image, in pixels.
+            budget_bytes: Bytes held at a time.
+            connections: Connections at a time; several small ones are slower than few.
+            seconds_per_image: Time for one image over all attempts, without the waiting for a
+                connection, for bytes of the budget, and for a thread to verify it.
+            connect_seconds: Time to find an address and connect to it.
+            read_seconds: Time between two pieces of a body.
+            attempts: Attempts at one URL, where another may help.
+            first_pause_seconds: Pause after the first failed attempt; it doubles after each.
+            resolver: How host names are resolved.
+        """
+        self.rules = rules
+        self.budget = ByteBudget(budget_bytes)
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._seconds = seconds_per_image
+        self._attempts = attempts
+        self._first_pause = first_pause_seconds
+        self._network = GuardedNetwork(rules, resolver)
+        self._slots = asyncio.Semaphore(connections)
+        self._connections = connections
+        self._timeouts = {
+            "connect": connect_seconds,
+            "read": read_seconds,
+            "write": read_seconds,
+            "pool": None,
+        }
+        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._threads = ThreadPoolExecutor(
+            min(4, os.cpu_count() or 1), thread_name_prefix="nanobanana-verify"
+        )
+
+    async def __aenter__(self) -> ImageDownloader:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=await self._in_thread(httpx.create_ssl_context),
+            # The semaphore limits them. The pool's own limit would for ever count a connection
+            # whose request was cancelled just before it connected (seen with httpcore 1.0.9).
+            max_connections=None,
+            max_keepalive_connections=IDLE_CONNECTIONS,
+            keepalive_expiry=5.0,
+            network_backend=self._network,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            await self._pool.aclose()
+
+    @asynccontextmanager
+    async def fetch(
+        self, url: str, *, task_id: str, thumbnail: bool = False
+    ) -> AsyncIterator[VerifiedImage]:
+        """Fetch and verify the image at `url`, and hold its bytes until the context is left.
+
+        Leave the context before entering another: who waits for bytes while holding some can wait
+        for ever.
+
+        Raises:
+            ImageGone: The host answered 403, 404, 410 or another 4xx.
+            ImageUnavailable: The host failed, or was out of reach or time, after all attempts.
+            ImageRejected: What came is not a whole, sound image within the limits.
+            ForbiddenAddress: The URL, or a redirect, leads where it must not.
+        """
+        held = self.budget.hold()
+        try:
+            yield await self._translated(self._fetch(url, held, thumbnail=thumbnail), task_id)
+        finally:
+            held.release()
+
+    async def _translated(self, fetching: Awaitable[_T], task_id: str) -> _T:
+        try:
+            return await fetching
+        except ImageError as error:
+            kind = _PUBLIC_KINDS.get(type(error), type(error))
+            failure = kind(error.message, task_id=task_id)
+        # A new error outside of the handler, for the frames of the old one hold signed URLs.
+        raise failure
+
+    async def _fetch(self, url: str, held: Reservation, *, thumbnail: bool) -> VerifiedImage:
+        try:
+            with anyio.fail_after(self._seconds) as limit:
+                for attempt in range(self._attempts - 1):
+                    with suppress(_TryAgain, CutShort):
+                        return await self._attempt(url, held, limit, thumbnail=thumbnail)
+                    held.release()
+                    pause = self._first_pause * 2**attempt
+                    await anyio.sleep(pause * _JITTER.uniform(0.5, 1.0))
+                return await self._attempt(url, held, limit, thumbnail=thumbnail)
+        except TimeoutError:
+            raise ImageUnavailable(
+                f"the image did not arrive within {self._seconds:g} s. Run again later."
+            ) from None
+
+    async def _attempt(
+        self, url: str, held: Reservation, limit: anyio.CancelScope, *, thumbnail: bool
+    ) -> VerifiedImage:
+        with _paused(limit):
+            await self._slots.acquire()
+        try:
+            body = await self._download(url, held, limit)
+        finally:
+            self._slots.release()
+        with _paused(limit):
+            image = await self._in_thread(self._verify, body, thumbnail)
+        held.shrink(len(image.data))
+        return image
+
+    async def _download(self, url: str, held: Reservation, limit: anyio.CancelScope) -> _Body:
+        """Follow `url` to its image and return that, as it came."""
+        target = _parsed(url)
+        _fetching.set(True)
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                self.rules.check_url(target)
+                async with self._request(target) as response:
+                    if response.status == 200:
+                        return await self._receive(target, response, held, limit)
+                    target = _next_url(target, response)
+        except httpcore.TimeoutException as error:
+            raise _TryAgain(
+                f"{shown(target)} did not answer in time ({type(error).__name__})."
+            ) from None
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise _TryAgain(
+                f"the connection to {shown(target)} failed ({type(error).__name__})."
+            ) from None
+        finally:
+            _fetching.set(False)
+        raise ImageUnavailable(f"{shown(target)}: more than {MAX_REDIRECTS} redirects.")
+
+    @asynccontextmanager
+    async def _request(self, url: httpx.URL) -> AsyncIterator[httpcore.Response]:
+        if self._pool is None:
+            raise RuntimeError("use `async with` before fetching")
+        async with self._pool.stream(
+            "GET",
+            httpcore.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            ),
+            headers=[
+                (b"Host", url.netloc),
+                (b"User-Agent", USER_AGENT.encode()),
+                (b"Accept", b"image/*"),
+                (b"Accept-Encoding", b"identity"),
+            ],
+            extensions={"timeout": self._timeouts},
+        ) as response:
+            yield response
+
+    async def _receive(
+        self,
+        url: httpx.URL,
+        response: httpcore.Response,
+        held: Reservation,
+        limit: anyio.CancelScope,
+    ) -> _Body:
+        declared = _declared_length(response)
+        _check_length(url, declared or 0, self._max_bytes)
+        encoding = _header(response, b"content-encoding").lower().replace("identity", "")
+        with _paused(limit):
+            await held.take(self._max_bytes if declared is None or encoding else declared)
+        chunks, received = [], 0
+        async for chunk in response.aiter_stream():
+            received += len(chunk)
+            _check_length(url, received, self._max_bytes)
+            chunks.append(chunk)
+        return _Body(url=url, data=b"".join(chunks), encoding=encoding)
+
+    def _verify(self, body: _Body, thumbnail: bool) -> VerifiedImage:
+        data = body.data
+        if body.encoding:
+            data = _decoded(body, self._max_bytes)
+        try:
+            return verify_image(data, max_pixels=self._max_pixels, thumbnail=thumbnail)
+        except ImageRejected as error:
+            raise type(error)(f"{shown(body.url)}: {error.message}") from None
+
+    async def _in_thread(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The answer to a request for an image, still encoded as it came."""
+
+    url: httpx.URL
+    data: bytes
+    encoding: str
+
+
+class _TryAgain(ImageUnavailable):
+    """Raised where another attempt at the same URL may help."""
+
+
+_PUBLIC_KINDS: dict[type[ImageError], type[ImageError]] = {
+    CutShort: ImageRejected,
+    _TryAgain: ImageUnavailable,
+}
+_JITTER = random.SystemRandom()
+
+
+@contextmanager
+def _paused(limit: anyio.CancelScope) -> Iterator[None]:
+    """Stop the clock of a time limit while waiting for what this process has too little of."""
+    remaining = limit.deadline - anyio.current_time()
+    limit.deadline = math.inf
+    try:
+        yield
+    finally:
+        limit.deadline = anyio.current_time() + remaining
+
+
+def _parsed(url: str) -> httpx.URL:
+    try:
+        return httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        raise ImageUnavailable("the API gives an image URL that is not a URL.") from None
+
+
+def _next_url(url: httpx.URL, response: httpcore.Response) -> httpx.URL:
+    """Where a response without an image redirects to; what else it means is raised."""
+    status = response.status
+    if status in (408, 425, 429) or status >= 500:
+        raise _TryAgain(f"{shown(url)} answered {status}.")
+    if 400 <= status < 500:
+        raise ImageGone(f"{shown(url)} answered {status}: expired, gone or refused.")
+    location = _header(response, b"location")
+    if status not in (301, 302, 303, 307, 308) or not location:
+        raise ImageUnavailable(f"{shown(url)} answered {status} and no image.")
+    try:
+        return url.join(location)
+    except httpx.InvalidURL:
+        raise ImageUnavailable(f"{shown(url)} redirects to what is not a URL.") from None
+
+
+def _header(response: httpcore.Response, name: bytes) -> str:
+    values = (value for key, value in response.headers if key.lower() == name)
+    return next(values, b"").decode("latin-1").strip()
+
+
+def _declared_length(response: httpcore.Response) -> int | None:
+    length = _header(response, b"content-length")
+    return int(length) if length.isdecimal() else None
+
+
+def _check_length(url: httpx.URL, length: int, most: int) -> None:
+    if length > most:
+        raise ImageRejected(f"{shown(url)}: larger than {most:,} bytes.")
+
+
+def _decoded(body: _Body, max_bytes: int) -> bytes:
+    if body.encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ImageRejected(f"{shown(body.url)}: encoded in a way that was not asked for.")
+    decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    try:
+        data = decoder.decompress(body.data, max_bytes + 1)
+    except zlib.error:
+        raise ImageRejected(f"{shown(body.url)}: its {body.encoding} is damaged.") from None
+    _check_length(body.url, len(data), max_bytes)
+    if not decoder.eof:
+        raise CutShort(f"{shown(body.url)}: its {body.encoding} is cut short.")
+    return data

@@ -1,0 +1,1 @@
+"""From a generation task to its images and receipt in storage."""

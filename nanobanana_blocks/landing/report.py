@@ -1,0 +1,150 @@
+"""What became of each generation task of a run, and of the run; no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, computed_field
+
+from nanobanana_blocks.errors import (
+    GenerationFailed,
+    IncompleteLanding,
+    NanoBananaError,
+    UnknownTask,
+)
+from nanobanana_blocks.landing.receipt import LandedImage
+
+Report = TypeVar("Report", bound="LandingReport")
+
+
+class LandingStatus(StrEnum):
+    """How landing one generation task ended."""
+
+    LANDED = "landed"
+    ALREADY_LANDED = "already_landed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+
+
+class ErrorSummary(BaseModel):
+    """An error as reports keep it: its class, what it said, and whether trying again may help."""
+
+    model_config = ConfigDict(frozen=True)
+
+    class_name: str
+    message: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: NanoBananaError) -> ErrorSummary:
+        return cls(
+            class_name=type(error).__name__, message=error.message, retryable=error.retryable
+        )
+
+
+class LandingOutcome(BaseModel):
+    """What became of one generation task.
+
+    `polls` counts record-info requests, `waited_seconds` runs until the task was seen to be done.
+    `missing_images` is how many fewer images the service gave than were asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    status: LandingStatus
+    images: list[LandedImage] = Field(default_factory=list)
+    error: ErrorSummary | None = None
+    polls: int = 0
+    waited_seconds: float = 0.0
+    missing_images: int = 0
+
+    @property
+    def label(self) -> str:
+        """What a person knows it by."""
+        return self.task_id
+
+    @property
+    def in_storage(self) -> bool:
+        return self.status in (LandingStatus.LANDED, LandingStatus.ALREADY_LANDED)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more can come of it: it is in storage, or failed for good."""
+        failures = (GenerationFailed.__name__, UnknownTask.__name__)
+        return self.in_storage or (self.error is not None and self.error.class_name in failures)
+
+    def describe(self) -> str:
+        """What became of it, in a line without the task id."""
+        status = self.status.value.replace("_", " ")
+        if self.error:
+            return f"{status}: {self.error.message}"
+        pictures = ", ".join(
+            f"{image.path} ({image.width} × {image.height}, {image.size / 1000:,.0f} kB)"
+            for image in self.images
+        )
+        polls = "1 poll" if self.polls == 1 else f"{self.polls} polls"
+        waited = f", done after {self.waited_seconds:.1f} s and {polls}" if self.polls else ""
+        fewer = f", {self.missing_images} fewer than asked for" if self.missing_images else ""
+        return f"{status}: {pictures}{waited}{fewer}"
+
+
+_OUTCOMES = TypeAdapter(list[LandingOutcome])
+
+
+class LandingReport(BaseModel):
+    """What became of all generation tasks of a run, in the order asked.
+
+    The outcomes are no field: Prefect walks through every field of what a flow returns, which would
+    stop the event loop for a second for 10,000 of them.
+    """
+
+    destination: str
+    _outcomes: Sequence[LandingOutcome] = PrivateAttr()
+
+    def __init__(self, *, outcomes: Sequence[LandingOutcome], **fields: Any) -> None:
+        super().__init__(**fields)
+        self._outcomes = _OUTCOMES.validate_python(outcomes)
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def outcomes(self) -> Sequence[LandingOutcome]:
+        """What became of each generation task."""
+        return self._outcomes
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many outcomes have each status; all four statuses are always there."""
+        found = Counter(outcome.status.value for outcome in self.outcomes)
+        return {status.value: found[status.value] for status in LandingStatus}
+
+    @property
+    def not_landed(self) -> Sequence[LandingOutcome]:
+        return [outcome for outcome in self.outcomes if not outcome.in_storage]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image asked for is in storage."""
+        return not self.not_landed
+
+    def describe(self) -> str:
+        """The counts in words: ``11 landed, 1 failed``."""
+        present = [f"{n} {status.replace('_', ' ')}" for status, n in self.counts.items() if n]
+        return ", ".join(present) or "nothing to land"
+
+    def raise_unless_complete(self: Report) -> Report:
+        """Return itself, or raise `IncompleteLanding` naming the first tasks that did not land."""
+        missing = self.not_landed
+        if not missing:
+            return self
+        named = [f"{outcome.label} {outcome.describe().rstrip('.')}" for outcome in missing[:3]]
+        more = f"; and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        raise IncompleteLanding(
+            f"{self.describe()}. {'; '.join(named)}{more}. "
+            "Running again does only what is missing.",
+            report=self,
+        )

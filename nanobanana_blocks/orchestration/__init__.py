@@ -1,0 +1,1 @@
+"""All that needs Prefect, and nothing else."""

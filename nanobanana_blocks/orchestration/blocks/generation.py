@@ -1,0 +1,187 @@
+"""A generation as Prefect's `JobBlock` and its task as a `JobRun`, for flows of people's own.
+
+Nothing here lands an image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect.blocks.abstract import JobBlock, JobRun
+from pydantic import Field, SecretStr
+from pydantic.config import JsonDict
+
+from nanobanana_blocks.api.details import TaskDetails, check_task_id
+from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.orchestration.blocks.credentials import (
+    DOCUMENTATION_URL,
+    LOGO_URL,
+    NanoBananaCredentials,
+)
+
+T = TypeVar("T")
+
+
+class NanoBananaTask(JobRun[TaskDetails]):
+    """A generation task that runs at the service.
+
+    Every method has an async twin with an `a` before its name; the plain ones are for code without
+    an event loop.
+
+    Args:
+        task_id: The generation task.
+        credentials: What reaches the API.
+        timeout: Seconds to wait at most.
+        poll: When to ask.
+
+    Example:
+        ```python
+        job = NanoBananaTask("933259930a1fc855a4e3835b7c60a028", credentials)
+        job.wait_for_completion()
+        print(job.fetch_result().result_urls)
+        ```
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        credentials: NanoBananaCredentials,
+        *,
+        timeout: float = 900.0,
+        poll: PollPolicy | None = None,
+    ) -> None:
+        self.task_id = check_task_id(task_id)
+        self._credentials = credentials
+        self._timeout = timeout
+        self._poll = poll
+        self._details: TaskDetails | None = None
+
+    async def await_for_completion(self) -> None:
+        """Wait until the generation task has ended, well or badly.
+
+        Raises:
+            NanoBananaError: What `NanoBananaClient.wait_for_task` raises.
+        """
+        async with self._credentials.get_client() as client:
+            self._details = await client.wait_for_task(self.task_id, self._timeout, self._poll)
+        self.logger.info("Generation task %s: %s", self.task_id, self._details.status.name)
+
+    async def afetch_result(self) -> TaskDetails:
+        """The details of the generation task, fresh, so that their URLs are as young as can be.
+
+        Raises:
+            GenerationFailed: It ended without an image.
+            NanoBananaError: It has not been waited for; or what the API says no with.
+        """
+        if self._details is None:
+            raise NanoBananaError(
+                "wait for completion before fetching the result.", task_id=self.task_id
+            )
+        self._details.raise_for_status()
+        async with self._credentials.get_client() as client:
+            return (await client.get_task_details(self.task_id)).raise_for_status()
+
+    def wait_for_completion(self) -> None:  # type: ignore[override]  # a true sync twin
+        """Wait until the generation task has ended; see `await_for_completion`."""
+        _run_without_loop(self.await_for_completion, "await_for_completion")
+
+    def fetch_result(self) -> TaskDetails:  # type: ignore[override]  # a true sync twin
+        """The details of the generation task; see `afetch_result`."""
+        return _run_without_loop(self.afetch_result, "afetch_result")
+
+
+def _any_of(schema: JsonDict) -> None:
+    """Prefect's forms offer the choices of `anyOf`, and know no `oneOf`."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
+class NanoBananaGeneration(JobBlock[TaskDetails]):
+    """A request for images, to be submitted as often as it is triggered.
+
+    Every trigger submits one generation task, which costs credits. A submit of which it is not
+    known whether it was billed is never repeated; it raises `UnconfirmedSubmit`.
+
+    Attributes:
+        credentials: What reaches the API.
+        request: What to generate.
+        callback_url: Where the service is to post the outcome.
+        timeout: Seconds to wait at most for the generation task, once it is submitted.
+        poll: When to ask about it.
+
+    Example:
+        Load a stored generation, submit it and wait for its image:
+        ```python
+        from nanobanana_blocks import NanoBananaGeneration
+
+        generation = NanoBananaGeneration.load("BLOCK_NAME")
+        job = generation.trigger()
+        job.wait_for_completion()
+        print(job.fetch_result().result_urls)
+        ```
+    """
+
+    _block_type_name = "NanoBanana Generation"
+    _block_type_slug = "nanobanana-generation"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
+
+    credentials: NanoBananaCredentials = Field(
+        title="Credentials", description="The key to the API, whose account pays."
+    )
+    request: GenerationRequest = Field(
+        title="Request",
+        description="What to generate, in the words of one of the API's three submit endpoints.",
+        discriminator="endpoint",
+        json_schema_extra=_any_of,
+    )
+    callback_url: SecretStr = Field(
+        default=SecretStr(""),
+        title="Callback URL",
+        description="Where the service is to post the outcome, such as a callback receiver.",
+    )
+    timeout: float = Field(
+        default=900.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="Timeout",
+        description="Seconds to wait at most for the generation task, once it is submitted.",
+    )
+    poll: PollPolicy = Field(
+        default_factory=PollPolicy,
+        title="Poll Policy",
+        description="When to ask whether the generation task has ended.",
+    )
+
+    async def atrigger(self) -> NanoBananaTask:
+        """Submit the request once and return its generation task, not waited for.
+
+        Raises:
+            NanoBananaError: What `NanoBananaClient.submit` raises.
+        """
+        async with self.credentials.get_client() as client:
+            task_id = await client.submit(
+                self.request, callback_url=self.callback_url.get_secret_value() or None
+            )
+            self.logger.info(
+                "Submitted generation task %s to %s for about %d credits",
+                task_id,
+                self.request.endpoint.value,
+                self.request.estimated_credits,
+            )
+        return NanoBananaTask(task_id, self.credentials, timeout=self.timeout, poll=self.poll)
+
+    def trigger(self) -> NanoBananaTask:  # type: ignore[override]  # a true sync twin
+        """Submit the request once and return its generation task; see `atrigger`."""
+        return _run_without_loop(self.atrigger, "atrigger")
+
+
+def _run_without_loop(method: Callable[[], Coroutine[Any, Any, T]], twin: str) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(method())
+    raise NanoBananaError(f"an event loop is running here: use `await {twin}()` instead.")

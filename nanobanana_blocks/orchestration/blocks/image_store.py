@@ -1,0 +1,138 @@
+"""A place for images as a Prefect block, and what a flow's `destination` text means."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from prefect.blocks.fields import SecretDict
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment
+from pydantic import Field
+
+from nanobanana_blocks.errors import DestinationError, InvalidInput
+from nanobanana_blocks.orchestration.blocks.credentials import (
+    BLOCK_NAME,
+    DOCUMENTATION_URL,
+    LOGO_URL,
+)
+from nanobanana_blocks.storage import dates
+from nanobanana_blocks.storage.destination import Destination, StorageLocation
+from nanobanana_blocks.storage.locations import redact
+
+
+class ImageStore(Block):
+    """A place for images: any fsspec URL, with what it needs to be reached.
+
+    Attributes:
+        url: Where images go.
+        storage_options: What fsspec's backend for it takes, such as keys and endpoints.
+        keep_prompts: Whether receipts hold the prompt.
+
+    Example:
+        Load a stored place and see what is in it:
+        ```python
+        from nanobanana_blocks import ImageStore
+
+        store = ImageStore.load("BLOCK_NAME")
+
+        async def names() -> list[str]:
+            async with await store.open() as destination:
+                return sorted(await destination.list())
+        ```
+    """
+
+    _block_type_name = "NanoBanana Image Store"
+    _block_type_slug = "image-store"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
+
+    url: str = Field(
+        title="URL",
+        description="Any fsspec URL or local folder, such as s3://bucket/folder.",
+    )
+    storage_options: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        title="Storage Options",
+        description="Keyword arguments of the fsspec backend, such as key and endpoint_url.",
+    )
+    keep_prompts: bool = Field(
+        default=False,
+        title="Keep Prompts",
+        description="Write each generation task's prompt into its receipt.",
+    )
+
+    @property
+    def location(self) -> StorageLocation:
+        """The place without Prefect: its URL and options."""
+        return StorageLocation(self.url, self.storage_options.get_secret_value())
+
+    async def open(self) -> Destination:
+        """Reach the place, to be used as an async context manager.
+
+        Raises:
+            DestinationError: The URL is invalid, or its fsspec backend is not installed.
+        """
+        return await self.location.open()
+
+    def for_date(self, day: date) -> ImageStore:
+        """The place of a day, where the URL holds ``{date}``."""
+        return self.model_copy(update={"url": dates.for_date(self.url, day)})
+
+
+async def load_store(destination: str) -> ImageStore:
+    """The place that a flow's `destination` means: a URL, a path, or a saved block's name.
+
+    Raises:
+        InvalidInput: It is blank, or nearly the name of a saved block.
+        DestinationError: It is a path into a worker's temporary folder.
+    """
+    if not isinstance(destination, str) or not destination.strip():
+        raise InvalidInput("destination is blank: give a path, an fsspec URL or a block's name")
+    store = ImageStore(url=destination)
+    if BLOCK_NAME.fullmatch(destination):
+        try:
+            store = await ImageStore.aload(destination)
+        except ValueError as missing:
+            if "Unable to find block document" not in str(missing):
+                raise
+            await _refuse_misspelt_name(destination)
+    _refuse_temporary_folder(store.url)
+    return store
+
+
+async def _refuse_misspelt_name(name: str) -> None:
+    """What is no block's name is a folder's, unless it is nearly a block's."""
+    if await asyncio.to_thread(os.path.isdir, name):
+        return
+    async with get_client() as prefect:
+        try:
+            saved = await prefect.read_block_documents_by_type(ImageStore.get_block_type_slug())
+        except ObjectNotFound:
+            return
+    alike = get_close_matches(name, [block.name for block in saved if block.name], n=1, cutoff=0.8)
+    if alike:
+        raise InvalidInput(
+            f"no ImageStore is saved as {name!r}: did you mean {alike[0]!r}? For a folder of that "
+            f"name write './{name}'"
+        )
+
+
+def _refuse_temporary_folder(destination: str) -> None:
+    """A worker runs a flow in a folder that it deletes afterwards, unless told otherwise."""
+    if "://" in destination or Path(destination).expanduser().is_absolute():
+        return
+    here = Path.cwd()
+    is_worker_folder = here.name.endswith("prefect") and here.parent == Path(tempfile.gettempdir())
+    if deployment.id and is_worker_folder:
+        raise DestinationError(
+            f"{redact(destination)!r} is a relative path, and would be deleted with the worker's "
+            "temporary folder. Give an absolute path, an fsspec URL, or the name of a saved "
+            "ImageStore."
+        )

@@ -1,0 +1,1 @@
+"""Landing and batches as Prefect runs."""

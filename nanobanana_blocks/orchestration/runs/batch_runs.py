@@ -1,0 +1,334 @@
+"""Batches as Prefect runs: from the names that a flow takes to the rows processed in task runs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+from prefect import State, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.batch import Batch, keeping_report
+from nanobanana_blocks.batches.ledger import Failure, Ledger, open_ledger
+from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.submitter import LOOK_AGAIN_SECONDS, Submitter
+from nanobanana_blocks.errors import (
+    APIError,
+    InvalidInput,
+    NanoBananaError,
+    NetworkError,
+    OutOfCredits,
+    ProtocolError,
+    Unauthorized,
+)
+from nanobanana_blocks.landing.lander import open_lander
+from nanobanana_blocks.landing.report import LandingStatus
+from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
+from nanobanana_blocks.orchestration.blocks.credentials import (
+    NanoBananaCredentials,
+    load_credentials,
+)
+from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.orchestration.observability.artifacts import showing_progress
+from nanobanana_blocks.orchestration.observability.events import telling_outcomes
+from nanobanana_blocks.orchestration.observability.wakeups import (
+    find_kept_callbacks,
+    waking_on_callbacks,
+)
+from nanobanana_blocks.orchestration.runs.landing_runs import (
+    TASK_RUN_EACH,
+    OutcomeReporter,
+    in_groups,
+    run_task_runs_concurrently,
+)
+from nanobanana_blocks.orchestration.runs.retries import RETRIES
+from nanobanana_blocks.signals import cancelled_by_sigterm
+from nanobanana_blocks.storage import dates
+from nanobanana_blocks.storage.destination import Destination
+from nanobanana_blocks.storage.locations import Location
+
+UNREACHABLE_SECONDS = 30.0
+"""For how long a batch is not begun where nothing answers at the API's address."""
+
+
+class BatchJob(BaseModel):
+    """What a batch is told; `run_batch` describes each of these."""
+
+    model_config = ConfigDict(frozen=True)
+
+    manifest: str = Field(description="Path or fsspec URL of the manifest.")
+    destination: str = Field(description="Path, fsspec URL or the name of an ImageStore block.")
+    credentials: str = Field(description="Name of a NanoBananaCredentials block.")
+    defaults: RowDefaults = Field(description="Options of rows that do not give them.")
+    retry: tuple[Failure, ...] = Field(description="Kinds of failures to submit again.")
+    receiver_url: str | None = Field(description="Public URL of the callback receiver.")
+    timeout: float = Field(description="Seconds to wait for each generation task.")
+    in_flight: int = Field(ge=1, description="Rows under way at a time, in each run.")
+    poll: PollPolicy = Field(description="When to ask the API.")
+    date: datetime.date = Field(description="What {date} stands for.")
+
+
+class Shard(BaseModel):
+    """The part of a batch that one of its child runs does: every `of`-th row, from `number` on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = Field(ge=1, description="Which part, from 1.")
+    of: int = Field(ge=1, description="How many parts there are.")
+    manifest_digest: str = Field(description="SHA-256 of the manifest that was split.")
+    batch: str = Field(description="What tells this parent run from all others.")
+
+    @property
+    def report_name(self) -> str:
+        """What the report of this part is called."""
+        return f"{self.batch}-{self.number}.json"
+
+    def rows_of(self, manifest: Manifest) -> Sequence[Row]:
+        """The rows of this part.
+
+        Raises:
+            InvalidInput: The manifest is not the one that was split.
+        """
+        if manifest.digest != self.manifest_digest:
+            raise InvalidInput("the manifest has changed since the batch was begun: run it again")
+        return manifest.rows[self.number - 1 :: self.of]
+
+
+@asynccontextmanager
+async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncIterator[Batch]:
+    """Check all that can be checked of a batch, or of one part of it, and give it to be processed.
+
+    Raises:
+        InvalidManifest: The manifest cannot be meant; every problem is named.
+        NanoBananaError: Something else cannot be meant, is missing, or refuses; nothing was begun.
+    """
+    block = await load_credentials(job.credentials)
+    callback_url = _callback_url(job, block)
+    store = await dated_store(job)
+    manifest_url = dates.for_date(job.manifest, job.date)
+    manifest = await read_manifest(
+        manifest_url,
+        defaults=job.defaults,
+        storage_options=_options_for(manifest_url, store),
+    )
+    rows = shard.rows_of(manifest) if shard else manifest.rows
+    async with (
+        cancelled_by_sigterm(),
+        block.get_client() as client,
+        await store.open() as place,
+        open_ledger(store.location) as ledger,
+        telling_outcomes() as events,
+        open_lander(
+            (),
+            client,
+            place,
+            timeout=job.timeout,
+            poll=job.poll,
+            keep_prompts=store.keep_prompts,
+            expecting=len(rows),
+        ) as landing,
+    ):
+        await ledger.load(row.key for row in rows)
+        submitter = Submitter(
+            client, ledger, timeout=job.timeout, retry=job.retry, callback_url=callback_url
+        )
+        batch = Batch(
+            Location.parse(manifest_url).shown,
+            manifest.digest,
+            rows,
+            submitter,
+            landing,
+            in_flight=job.in_flight,
+            on_outcome=OutcomeReporter(len(rows), events),
+        )
+        await batch.refuse_taken_names()
+        _tell_of(batch, ledger, whole=shard is None)
+        try:
+            yield batch
+        finally:
+            if shard is None:
+                await _summarise(ledger)
+
+
+async def _summarise(ledger: Ledger) -> None:
+    try:
+        await ledger.summarise()
+    except NanoBananaError as error:
+        get_run_logger().warning("The ledger could not be summarised: %s", error)
+
+
+async def process_here(
+    batch: Batch, job: BatchJob, reports: Destination | None = None, report: str | None = None
+) -> None:
+    """Process all rows of a batch in this run, within the account's request budget.
+
+    Args:
+        batch: The batch, or the part of it that this run does.
+        job: What its flow was told.
+        reports: Where the report is kept, if not beside the images.
+        report: What the report is called there.
+
+    Raises:
+        NanoBananaError: What concerns the whole run, such as a refused key.
+    """
+    async with (
+        keeping_report(batch, reports, report),
+        sharing_account_budget(job.credentials, batch.submitter.client.budget),
+        showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
+        waking_on_callbacks(batch.landing, batch.submitter.reveal),
+    ):
+        await _reveal_earlier(batch)
+        await _process_in_task_runs(batch)
+
+
+async def require_credits(batch: Batch) -> None:
+    """Make sure that the account has about what the rows to submit will cost.
+
+    Raises:
+        OutOfCredits: It has not.
+        APIError: The key is refused, or what answers is not the API, or nothing answers.
+    """
+    needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
+    if not needed:
+        return
+    try:
+        batch.credits_before = await _ask_credits(batch.submitter.client)
+    except (Unauthorized, ProtocolError, NetworkError):
+        raise
+    except APIError as error:
+        get_run_logger().warning("Going on without knowing the account's credits: %s", error)
+        return
+    if batch.credits_before < needed:
+        raise OutOfCredits(
+            f"the account has {batch.credits_before:,} credits; {len(batch.rows_to_submit):,} rows "
+            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
+            "false to submit as many as the credits last for."
+        )
+
+
+async def _ask_credits(client: NanoBananaClient) -> int:
+    """Ask for the account's credits, again for a while where no answer comes."""
+    with anyio.move_on_after(UNREACHABLE_SECONDS):
+        while True:
+            try:
+                return await client.get_credits()
+            except NetworkError:
+                await anyio.sleep(LOOK_AGAIN_SECONDS)
+    return await client.get_credits()
+
+
+async def _process_in_task_runs(batch: Batch) -> None:
+    rows = batch.rows
+    runs: list[Any] = []
+    if len(rows) <= TASK_RUN_EACH:
+        for row in rows:
+            called = row.name or row.task_id
+            named = _process_row.with_options(
+                task_run_name=f"row {row.number}{f': {called}' if called else ''}"
+            )
+            runs.append(named(row, batch, return_state=True))
+    else:
+        for _, group in in_groups(rows):
+            first, last = group[0].number, group[-1].number
+            named_group = _process_rows.with_options(task_run_name=f"rows {first} to {last}")
+            runs.append(named_group(group, batch, return_state=True))
+    await run_task_runs_concurrently(runs)
+    if batch.abort_error:
+        raise batch.abort_error
+
+
+@task(name="process-row", **RETRIES)
+async def _process_row(row: Row, batch: Batch) -> State[Any]:
+    try:
+        outcome = await batch.process(row)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not processed: {error}")
+    if outcome.error:
+        failure = batch.landing.errors.get(outcome.task_id)
+        name = "TimedOut" if outcome.status is LandingStatus.TIMED_OUT else "Failed"
+        return Failed(name=name, message=outcome.describe(), data=failure)
+    return Completed(message=outcome.describe())
+
+
+@task(name="process-rows", cache_policy=NO_CACHE)
+async def _process_rows(rows: Sequence[Row], batch: Batch) -> State[Any]:
+    try:
+        await batch.process_each(rows)
+    except NanoBananaError as error:
+        return Cancelled(message=f"Not all processed: {error}")
+    missing = [o for row in rows if not (o := batch.outcomes[row.number]).in_storage]
+    landed = len(rows) - len(missing)
+    if missing:
+        example = f"{missing[0].label} {missing[0].describe()}"
+        return Failed(message=f"{landed} in storage, {len(missing)} not. First: {example}")
+    return Completed(message=f"{landed} in storage")
+
+
+async def dated_store(job: BatchJob) -> ImageStore:
+    """The place that a batch's destination means on its date."""
+    return (await load_store(job.destination)).for_date(job.date)
+
+
+def _options_for(manifest_url: str, store: ImageStore) -> dict[str, Any] | None:
+    """The store's options, where the manifest is on the same kind of storage."""
+    same = Location.parse(manifest_url).protocol == Location.parse(store.url).protocol
+    return store.storage_options.get_secret_value() if same else None
+
+
+def _callback_url(job: BatchJob, block: NanoBananaCredentials) -> Callable[[str], str] | None:
+    if not job.receiver_url:
+        return None
+    from nanobanana_blocks.callbacks import callback_secret, callback_url
+
+    make = partial(callback_url, job.receiver_url, callback_secret(block))
+    make("checked-before-anything-is-spent")
+    return make
+
+
+async def _reveal_earlier(batch: Batch) -> None:
+    unanswered = batch.submitter.unanswered
+    if not unanswered:
+        return
+    get_run_logger().warning(
+        "Of %s rows it is not known whether they were submitted; looking for their callbacks",
+        f"{len(unanswered):,}",
+    )
+    since = min(entry.reserved_at for entry in unanswered)
+    found = await find_kept_callbacks([entry.job_key for entry in unanswered], since)
+    for job_key, task_id in found.items():
+        batch.submitter.reveal(job_key, task_id)
+
+
+def _tell_of(batch: Batch, ledger: Ledger, *, whole: bool) -> None:
+    """Log what is about to be done, and what has changed since earlier runs."""
+    logger = get_run_logger()
+    logger.info(
+        "%s rows in %s, %s of them to be submitted",
+        f"{len(batch.rows):,}",
+        batch.landing.destination.path,
+        f"{len(batch.rows_to_submit):,}",
+    )
+    if not ledger.is_exclusive:
+        logger.warning("On this storage, run one batch at a time: two could pay for the same row")
+    if whole and ledger.rows_not_in_manifest:
+        logger.info(
+            "%s rows of earlier runs are not in this manifest, and left as they are",
+            f"{ledger.rows_not_in_manifest:,}",
+        )
+    changed = [row.number for row in batch.rows if batch.is_changed(row)]
+    if changed:
+        logger.warning(
+            "%s rows have changed since they were submitted, and are left as they are unless retry "
+            "holds 'changed': %s",
+            f"{len(changed):,}",
+            ", ".join(map(str, changed[:20])),
+        )

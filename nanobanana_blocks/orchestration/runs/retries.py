@@ -1,0 +1,27 @@
+"""When Prefect retries a task run of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import State, Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.tasks import exponential_backoff
+
+from nanobanana_blocks.errors import WaitTimedOut
+
+
+def may_succeed_later(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """Whether Prefect should retry: the error says so, and a whole wait has not passed already."""
+    error = state.data
+    return getattr(error, "retryable", False) and not isinstance(error, WaitTimedOut)
+
+
+RETRIES: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_succeed_later,
+}

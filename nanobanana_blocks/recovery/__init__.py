@@ -1,0 +1,1 @@
+"""What was paid for and has not landed."""

@@ -1,0 +1,550 @@
+"""The `nanobanana` command as scripts see it: exit codes, standard output, and plain words."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nanobanana_blocks.sandbox import SIGNATURE_MARK, Fault, Sandbox, TaskPlan
+from tests.support.until import block_until
+
+NANOBANANA = Path(sys.executable).with_name("nanobanana")
+DONE = TaskPlan(seconds=0)
+NEVER = TaskPlan(seconds=None)
+
+FORKS_COMMANDS = """
+import json, os, signal, sys, traceback
+import nanobanana_blocks.cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+for line in sys.stdin:
+    command = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        for number, (path, flags) in enumerate(
+            [
+                (command["stdin"], os.O_RDONLY),
+                (command["stdout"], os.O_WRONLY | os.O_CREAT),
+                (command["stderr"], os.O_WRONLY | os.O_CREAT),
+            ]
+        ):
+            os.dup2(os.open(path, flags, 0o600), number)
+        sys.stdin = open(0)
+        os.environ.update(command["environment"])
+        os.chdir(command["folder"])
+        sys.argv = ["nanobanana", *command["arguments"]]
+        code = 0
+        try:
+            nanobanana_blocks.cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Command:
+    """Runs `nanobanana` in processes of their own, without importing anew for each."""
+
+    def __init__(self, server: subprocess.Popen[str], folder: Path, sandbox: Sandbox) -> None:
+        self._server = server
+        self._folder = folder
+        self._environment = {
+            "NANOBANANA_API_KEY": sandbox.api_key,
+            "NANOBANANA_BASE_URL": sandbox.base_url,
+        }
+        self._secrets = [sandbox.api_key]
+
+    def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> Result:
+        """Run to the end; no output may hold a key or a traceback."""
+        self.start(*arguments, stdin=stdin, **environment)
+        return self.ended()
+
+    def start(self, *arguments: str, stdin: str = "", **environment: str) -> int:
+        """Begin to run; return the process id."""
+        (self._folder / "stdin").write_text(stdin)
+        for name in ("stdout", "stderr"):
+            (self._folder / name).unlink(missing_ok=True)
+        self._secrets.append(environment.get("NANOBANANA_API_KEY", "").strip())
+        command = {
+            "arguments": arguments,
+            "environment": self._environment | environment,
+            "folder": str(self._folder),
+            **{name: str(self._folder / name) for name in ("stdin", "stdout", "stderr")},
+        }
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(command) + "\n")
+        self._server.stdin.flush()
+        return self._line()
+
+    def ended(self) -> Result:
+        code = self._line()
+        stdout, stderr = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+        assert "Traceback" not in stdout + stderr, stderr
+        for secret in filter(None, self._secrets):
+            assert secret not in stdout + stderr
+        return Result(code, stdout, stderr)
+
+    def _line(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def command_server(prefect_server: str) -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS_COMMANDS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def nanobanana(command_server: subprocess.Popen[str], tmp_path: Path, sandbox: Sandbox) -> Command:
+    return Command(command_server, tmp_path, sandbox)
+
+
+# --- the command itself
+
+
+def test_the_command_is_installed_and_explains_itself() -> None:
+    """Rule: `nanobanana` alone is help, which tells of the key, the exit codes and each command."""
+    told = subprocess.run([NANOBANANA, "--help"], capture_output=True, text=True, check=True)
+    for word in (
+        "NANOBANANA_API_KEY",
+        "Exit codes",
+        "demo",
+        "land",
+        "status",
+        "credits",
+        "save-key",
+    ):
+        assert word in told.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["nonsense"], ["land"], ["land", "t1"], ["status"], ["land", "t1", "--too", "x"]),
+        *(["land", "t1", "--to", "x", "--timeout", "soon"], ["sandbox", "--port", "x"]),
+        ["land", "t1", "--to", "x", "--requests-per-second", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(nanobanana: Command, arguments: list[str]) -> None:
+    """Rule: what cannot be read as a command is exit code 2, with nothing on standard output."""
+    result = nanobanana(*arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["land", "t1", "--to", "x", "--requests-per-second", "5000"], "requests-per-second"),
+        (["land", "t1", "--to", "x", "--requests-per-second", "nan"], "requests-per-second"),
+        (["land", "t1", "--to", "x", "--timeout", "nan"], "timeout"),
+        (["land", "t1", "--to", "x", "--timeout", "-1"], "timeout"),
+        (["sandbox", "--port", "99999"], "port"),
+        (["sandbox", "--port", "-1"], "port"),
+        (["sandbox", "--speed", "0"], "speed"),
+        (["sandbox", "--speed", "nan"], "speed"),
+        (["sandbox", "--host", "192.0.2.1", "--port", "0"], "remote"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_numbers_that_cannot_be_meant(
+    nanobanana: Command, sandbox: Sandbox, arguments: list[str], word: str
+) -> None:
+    """Rule: a value out of its bounds is one line that names the option, never a traceback."""
+    result = nanobanana(*arguments)
+    assert result.code in (1, 2)
+    assert word in result.stderr.lower()
+    assert result.stdout == ""
+    assert sandbox.stats().requests == {}
+
+
+# --- status
+
+
+def test_status_of_tasks_that_are_done(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: one line a task in the order asked, exit code 0, and no signed URL."""
+    task_ids = sandbox.add_tasks([DONE, DONE])
+    result = nanobanana("status", *task_ids)
+    assert result == Result(0, "".join(f"{t}  SUCCESS\n" for t in task_ids), "")
+
+
+def test_status_as_json(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: with --json, standard output is JSON and nothing else; it holds the image URLs."""
+    task_id = sandbox.add_task(DONE)
+    result = nanobanana("status", task_id, "--json")
+    assert result.code == 0
+    [found] = result.json
+    assert (found["task_id"], found["status"]) == (task_id, 1)
+    assert SIGNATURE_MARK in found["result_urls"][0]
+
+
+@pytest.mark.parametrize(
+    ("plans", "code"),
+    [
+        ([NEVER], 4),
+        ([DONE, NEVER], 4),
+        ([TaskPlan(seconds=0, outcome="generate-failed")], 3),
+        ([NEVER, TaskPlan(seconds=0, outcome="create-failed"), DONE], 3),
+    ],
+)
+def test_status_exit_codes(
+    nanobanana: Command, sandbox: Sandbox, plans: list[TaskPlan], code: int
+) -> None:
+    """Rule: 4 says still generating, 3 that a generation failed, whatever else there is."""
+    result = nanobanana("status", *sandbox.add_tasks(plans))
+    assert (result.code, len(result.stdout.splitlines())) == (code, len(plans))
+    assert ("Image generation task failed" in result.stdout) is (code == 3)
+
+
+def test_status_reads_ids_from_standard_input(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: `-` takes the ids from standard input, whatever blanks are between them."""
+    a, b, c = sandbox.add_tasks([DONE] * 3)
+    result = nanobanana("status", "-", stdin=f"{a}\n\n  {b}\t{c}\r\n")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [a, b, c]
+
+
+def test_status_of_one_unknown_task_does_not_hide_the_others(
+    nanobanana: Command, sandbox: Sandbox
+) -> None:
+    """Rule: what is known is told, even where one of the ids is not."""
+    task_id = sandbox.add_task(DONE)
+    result = nanobanana("status", "nobody", task_id)
+    assert result.code in (1, 3)
+    assert "nobody" in result.stdout + result.stderr
+    assert f"{task_id}  SUCCESS" in result.stdout
+
+
+def test_status_as_json_tells_errors_too(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: with --json, an id that has no answer has its error in the place of one."""
+    task_id = sandbox.add_task(DONE)
+    result = nanobanana("status", "nobody", task_id, "--json")
+    assert result.code in (1, 3)
+    failed, found = result.json
+    assert (failed["task_id"], failed["error"]["class_name"]) == ("nobody", "UnknownTask")
+    assert found["task_id"] == task_id
+
+
+def test_status_with_a_wrong_key(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a refused key is one line with the cause and the next step, exit code 1."""
+    task_ids = sandbox.add_tasks([DONE] * 3)
+    result = nanobanana("status", *task_ids, NANOBANANA_API_KEY="wr0ng-key")
+    assert (result.code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert "the API refused the key" in line
+    assert "Check the key" in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"NANOBANANA_API_KEY": ""}, ("NANOBANANA_API_KEY is not set", "--credentials")),
+        ({"NANOBANANA_API_KEY": "two words"}, ("the API key",)),
+        ({"NANOBANANA_API_KEY": "ключ"}, ("the API key",)),
+        ({"NANOBANANA_BASE_URL": "http://example.com"}, ("https", "example.com")),
+        ({"NANOBANANA_BASE_URL": "nonsense"}, ("base URL",)),
+        ({"NANOBANANA_BASE_URL": "http://127.0.0.1:1"}, ("127.0.0.1:1", "connection failed")),
+        ({"NANOBANANA_BASE_URL": "https://127.0.0.1:99999"}, ("base URL",)),
+    ],
+)
+def test_what_the_environment_gets_wrong(
+    nanobanana: Command, environment: dict[str, str], words: tuple[str, ...]
+) -> None:
+    """Rule: a missing or impossible key or server is one line that names it, exit code 1."""
+    result = nanobanana("status", "t1", **environment)
+    assert (result.code, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_base_url_that_is_not_the_api(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the message points at the base URL, and shows where the request went."""
+    url = f"{sandbox.base_url}/wrong"
+    result = nanobanana("status", "t1", NANOBANANA_BASE_URL=url)
+    assert result.code == 1
+    assert "Check the base URL" in result.stderr
+    assert url in result.stderr
+
+
+@pytest.mark.parametrize("task_id", ["", " ", "a b", "x" * 5000])
+def test_an_id_that_cannot_be_one(nanobanana: Command, sandbox: Sandbox, task_id: str) -> None:
+    """Rule: it is refused in one short line, and nothing is asked."""
+    result = nanobanana("status", task_id)
+    assert (result.code, result.stdout) == (1, "")
+    assert "task id" in result.stderr
+    assert len(result.stderr) < 300
+    assert sandbox.stats().requests == {}
+
+
+def test_markup_in_what_the_service_says_is_only_text(
+    nanobanana: Command, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: brackets and escape codes of others neither vanish nor colour the terminal."""
+    task_id = sandbox.add_task(
+        TaskPlan(seconds=0, outcome="generate-failed", error_message="[red]x[/] \x1b[31mred")
+    )
+    status = nanobanana("status", task_id)
+    land = nanobanana("land", task_id, "--to", str(tmp_path / "images"))
+    for said in (status.stdout, land.stderr):
+        assert "[red]x[/]" in said
+        assert "\x1b" not in said
+
+
+# --- credits
+
+
+def test_credits(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the number alone, or in JSON; asking costs nothing."""
+    sandbox.configure(credits=1234)
+    plain, as_json = nanobanana("credits"), nanobanana("credits", "--json")
+    assert (plain.code, plain.stdout, plain.stderr) == (0, "1234\n", "")
+    assert (as_json.code, as_json.json) == (0, {"credits": 1234})
+    assert sandbox.stats().requests == {"credit": 2}
+
+
+def test_credits_with_a_wrong_key(nanobanana: Command) -> None:
+    """Rule: a refused key is one line, exit code 1."""
+    result = nanobanana("credits", NANOBANANA_API_KEY="wr0ng-key")
+    assert (result.code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert "the API refused the key" in line
+
+
+# --- land
+
+
+def test_land_all(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: exit code 0, the result in one line, progress on standard error; again is no work."""
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0, media_type="image/png")] * 2)
+    folder = tmp_path / "images"
+    result = nanobanana("land", *task_ids, "--to", str(folder))
+    assert (result.code, result.stdout) == (0, f"2 landed, in {folder}\n")
+    assert len(result.stderr.splitlines()) == 2
+    assert all(f"{folder}/{task_id}.png" in result.stderr for task_id in task_ids)
+    again = nanobanana("land", *task_ids, "--to", str(folder))
+    assert (again.code, again.stdout) == (0, f"2 already landed, in {folder}\n")
+    assert set(sandbox.stats().images_served.values()) == {1}
+
+
+def test_land_as_json(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: with --json, standard output is the report and nothing else, also on exit code 3."""
+    good, bad = sandbox.add_tasks([DONE, TaskPlan(seconds=0, outcome="generate-failed")])
+    asked = [good, bad, good]
+    result = nanobanana("land", "-", "--to", "images", "--json", stdin="\n".join(asked))
+    assert result.code == 3
+    report = result.json
+    assert report["counts"] == {"landed": 2, "already_landed": 0, "failed": 1, "timed_out": 0}
+    assert [outcome["task_id"] for outcome in report["outcomes"]] == asked
+    assert report["outcomes"][1]["error"]["class_name"] == "GenerationFailed"
+    assert report["destination"] == str(tmp_path / "images")
+    assert SIGNATURE_MARK not in result.stdout + result.stderr
+
+
+def test_land_what_is_not_ready_in_time(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a task that is still generating at the end of the time is exit code 3."""
+    result = nanobanana("land", sandbox.add_task(NEVER), "--to", "images", "--timeout", "0.2")
+    assert (result.code, result.stdout.split(",")[0]) == (3, "1 timed out")
+    assert "Running again picks it up" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "to", ["", "s3:/one-slash", "http://example.com/x", "nosuch://x", "/dev/null/x", "stdin"]
+)
+def test_land_where_nothing_can_be_written(nanobanana: Command, sandbox: Sandbox, to: str) -> None:
+    """Rule: a destination that cannot be used is exit code 1 before anything is asked."""
+    result = nanobanana("land", sandbox.add_task(DONE), "--to", to)
+    assert (result.code, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert sandbox.stats().requests == {}
+
+
+def test_land_nothing(nanobanana: Command) -> None:
+    """Rule: no ids on standard input is told, and is an error."""
+    result = nanobanana("land", "-", "--to", "images")
+    assert (result.code, result.stdout) == (1, "")
+    assert "at least one task id" in result.stderr
+
+
+def test_land_with_a_wrong_key(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a refused key is told once, not once for each task."""
+    task_ids = sandbox.add_tasks([DONE] * 10)
+    result = nanobanana("land", *task_ids, "--to", "images", NANOBANANA_API_KEY="wr0ng-key")
+    assert (result.code, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_interrupted(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: Ctrl-C is exit code 130 and one line; what has landed stays, nothing partial does."""
+    done, never = sandbox.add_tasks([DONE, NEVER])
+    sandbox.add_fault(Fault(kind="latency", on="record-info", task_id=never, seconds=0.01))
+    process = nanobanana.start("land", done, never, "--to", "images", "--json")
+    receipt = tmp_path / "images" / f"{done}.json"
+    block_until(receipt.exists)
+    os.kill(process, signal.SIGINT)
+    result = nanobanana.ended()
+    assert (result.code, result.stdout) == (130, "")
+    assert result.stderr.splitlines()[-1].startswith("Interrupted.")
+    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == [done, done]
+
+
+# --- saved credentials
+
+
+def test_save_key_and_use_it(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a saved key serves by its name, is not replaced unasked, and is never shown."""
+    name = f"cli-{uuid.uuid4().hex[:8]}"
+    saved = nanobanana("save-key", name)
+    assert (saved.code, saved.stderr) == (0, "")
+    assert name in saved.stdout
+    refused = nanobanana("save-key", name)
+    assert (refused.code, refused.stdout) == (1, "")
+    assert len(refused.stderr.splitlines()) == 1
+    assert nanobanana("save-key", name, "--overwrite").code == 0
+    task_id = sandbox.add_task(DONE)
+    used = nanobanana("status", task_id, "--credentials", name, "--json", NANOBANANA_API_KEY="")
+    assert used.code == 0
+    assert used.json[0]["task_id"] == task_id
+    left = nanobanana("credits", "--credentials", name, NANOBANANA_API_KEY="")
+    assert (left.code, left.stdout) == (0, "10000\n")
+
+
+@pytest.mark.parametrize("name", ["Not A Name", "a/b", "../x", "", "é"])
+def test_a_block_name_that_cannot_be_one(nanobanana: Command, name: str) -> None:
+    """Rule: a name that Prefect refuses is told in plain words, for saving and for using."""
+    for arguments, key in (
+        (["save-key", name], "k3y"),
+        (["status", "t", "--credentials", name], ""),
+    ):
+        result = nanobanana(*arguments, NANOBANANA_API_KEY=key)
+        assert (result.code, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_credentials_that_are_not_there(nanobanana: Command) -> None:
+    """Rule: an unknown block name is told with the command that would make it."""
+    result = nanobanana("status", "t1", "--credentials", "nobody", NANOBANANA_API_KEY="")
+    assert (result.code, result.stdout) == (1, "")
+    assert "nanobanana save-key nobody" in result.stderr
+
+
+def test_a_misspelt_block_name_is_not_replaced_by_the_environment(
+    nanobanana: Command, sandbox: Sandbox
+) -> None:
+    """Rule: `--credentials` means that block, and "not the environment", as its help says."""
+    result = nanobanana("status", sandbox.add_task(DONE), "--credentials", "misspelt")
+    assert result.code == 1
+    assert sandbox.stats().requests == {}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["save-key", "x"], ["status", "t1", "--credentials", "x"]], ids=" ".join
+)
+def test_prefect_is_out_of_reach(arguments: list[str]) -> None:
+    """Rule: where Prefect's server does not answer, that is said, without a traceback."""
+    environment = os.environ | {
+        "PREFECT_API_URL": "http://127.0.0.1:1/api",
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
+        "NANOBANANA_API_KEY": "k3y-0f-mine",
+    }
+    result = subprocess.run(
+        [NANOBANANA, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "127.0.0.1:1" in result.stderr
+    assert "k3y-0f-mine" not in result.stdout + result.stderr
+
+
+def test_save_key_asks_without_echo(prefect_server: str) -> None:
+    """Rule: without the environment variable the key is asked for, and not echoed."""
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("NANOBANANA_")}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [NANOBANANA, "save-key", f"asked-{uuid.uuid4().hex[:8]}"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=environment | {"PREFECT_API_URL": prefect_server},
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while b"API key" not in said:
+            said += os.read(ours, 1000)
+        time.sleep(0.2)
+        os.write(ours, b"typed-k3y\n")
+        try:
+            while chunk := os.read(ours, 1000):
+                said += chunk
+        except OSError:
+            pass  # how a terminal ends on Linux
+    os.close(ours)
+    assert process.returncode == 0, said
+    assert b"Saved NanoBananaCredentials" in said
+    assert b"typed-k3y" not in said
+
+
+# --- sandbox
+
+
+def test_sandbox_says_what_it_is_and_stops_when_told(nanobanana: Command, tmp_path: Path) -> None:
+    """Rule: it says on start that no credits are spent and how to reach it; Ctrl-C ends it."""
+    process = nanobanana.start("sandbox", "--port", "0", NANOBANANA_API_KEY="")
+    output = tmp_path / "stdout"
+    block_until(lambda: output.exists() and "Ctrl-C" in output.read_text())
+    said = output.read_text().splitlines()
+    [url] = [line.split("=")[1] for line in said if "NANOBANANA_BASE_URL" in line]
+    assert "No credits are spent" in httpx.get(f"{url}/sandbox", trust_env=False).text
+    os.kill(process, signal.SIGINT)
+    code = nanobanana._line()
+    assert code == 0
+    assert "No credits are spent" in "\n".join(said)
+
+
+def test_a_port_that_is_taken(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a port in use is one line that says to choose another."""
+    result = nanobanana("sandbox", "--port", sandbox.base_url.rpartition(":")[2])
+    assert (result.code, result.stdout) == (1, "")
+    assert "choose another port" in result.stderr

@@ -1,0 +1,57 @@
+"""Prefect's command and what Prefect has recorded of runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
+
+PROJECT = Path(__file__).parents[2]
+
+
+def prefect(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=PROJECT,
+        env=os.environ | {"PWD": str(PROJECT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+async def last_run() -> FlowRun:
+    async with get_client() as client:
+        [run] = await client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        return run
+
+
+async def task_runs_of(run: FlowRun) -> dict[str, TaskRun]:
+    async with get_client() as client:
+        found = await client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        )
+    return {task_run.name: task_run for task_run in found}
+
+
+async def artifact_of(run: FlowRun, key: str) -> Artifact:
+    async with get_client() as client:
+        [found] = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+        )
+    return found
