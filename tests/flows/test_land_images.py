@@ -29,6 +29,7 @@ from nanobanana_blocks import (
 )
 from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.orchestration.observability import artifacts
+from nanobanana_blocks.orchestration.runs import landing_runs
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 from tests.support.prefect_runs import artifact_of, last_run
 from tests.support.storage_servers import s3_server
@@ -130,7 +131,7 @@ async def test_a_large_batch_has_few_task_runs(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above the documented size, groups get the task runs; every outcome is told all the same."""
-    monkeypatch.setattr(tasks, "TASK_RUN_EACH", 10)
+    monkeypatch.setattr(landing_runs, "TASK_RUN_EACH", 10)
     plans = [TaskPlan(seconds=0)] * 24 + [TaskPlan(seconds=0, outcome="create-failed")]
     sandbox.configure(image_bytes=5000)
     task_ids = sandbox.add_tasks(plans)
@@ -143,7 +144,7 @@ async def test_a_wrong_key_is_one_clear_error(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     """A refused key fails the run once, with what to do, and nothing is written."""
-    monkeypatch.setattr(tasks, "TASK_RUN_EACH", 10)
+    monkeypatch.setattr(landing_runs, "TASK_RUN_EACH", 10)
     monkeypatch.setenv("NANOBANANA_API_KEY", "not-the-key")
     task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * batch)
     with pytest.raises(errors.Unauthorized, match="IP allow list"):
