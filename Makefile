@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help demo demo-batch test lint bench bench-smoke lock clean
+.PHONY: help demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -16,10 +16,22 @@ demo: $(READY) ## Set up and show all of it on this machine: API sandbox, Prefec
 demo-batch: $(READY) ## Likewise, from a file of prompts
 	@$(BIN)/nanobanana demo --batch
 
-test: $(DEV_READY) ## Set up and run the tests
-	$(BIN)/python -m pytest
+test: $(DEV_READY) ## Set up and run the tests, without the slow ones
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow"
 
-lint: $(DEV_READY) ## Set up and check style and types
+test-all: $(DEV_READY) ## Set up and run all tests, with kills, workers and heartbeats
+	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-report=term:skip-covered
+
+test-unit: $(DEV_READY) ## Set up and run the tests that start no server
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "unit and not slow"
+
+test-lowest: $(DEV_READY) ## Run the tests with the oldest versions that are promised
+	$(BIN)/nox --session lowest
+
+test-pythons: $(DEV_READY) ## Run the tests on every Python from 3.11 to 3.14 that is here
+	$(BIN)/nox --session tests
+
+lint: $(DEV_READY) ## Set up and check style, types and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,6 +50,8 @@ lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
 
 clean: ## Remove what the other targets made
 	rm -rf .venv nanobanana-demo
+
+IN_PARALLEL = --numprocesses auto --dist loadfile
 
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --python-version 3.11

@@ -19,6 +19,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402  
 from nanobanana_blocks.cli.demo import own_prefect  # noqa: E402
 from nanobanana_blocks.sandbox import Sandbox  # noqa: E402
 
+SERVERS = {"nanobanana_sandbox", "s3"}
+"""The fixtures that start a server which is not Prefect's."""
+
 pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]
 
 
@@ -48,3 +51,15 @@ def sandbox(nanobanana_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> San
 def samples() -> Path:
     """The folder of recorded answers and callbacks."""
     return Path(__file__).parent / "samples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests by what they start, which their fixtures tell."""
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if {"prefect_server", "prefect_api"} & needs:
+            item.add_marker("prefect")
+        elif needs & SERVERS or item.get_closest_marker("storage"):
+            item.add_marker("integration")
+        else:
+            item.add_marker("unit")
