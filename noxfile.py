@@ -28,11 +28,14 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """Run them with the oldest version of each dependency that pyproject.toml admits."""
-    locked = Path(session.create_tmp()) / "lowest.txt"
     session.install("uv")
+    oldest, locked = (Path(session.create_tmp()) / name for name in ("oldest.txt", "locked.txt"))
+    compiling = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--all-extras")
     session.run(
-        "uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--all-extras",
-        "--group", "dev", "--no-header", "--no-annotate", "--output-file", str(locked),
+        *compiling, "--resolution=lowest-direct", f"--output-file={oldest}", "pyproject.toml"
+    )
+    session.run(
+        *compiling, "--group=dev", f"--constraint={oldest}", f"--output-file={locked}",
         "pyproject.toml",
     )  # fmt: skip
     session.install("--requirement", str(locked))
