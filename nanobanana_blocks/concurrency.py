@@ -3,23 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+import logging
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+from nanobanana_blocks.errors import NanoBananaError
 
 STARTED_AT_ONCE = 25
 """After so many coroutines begun, others have a turn on the event loop."""
 
+RESTART_SECONDS = 10.0
+"""The pause before background work that crashed is started again."""
+
+Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+
+_logger = logging.getLogger(__name__)
+
 
 @asynccontextmanager
-async def background_task(coroutine: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
-    """Run a coroutine for as long as the block lasts; what it raises is not told."""
-    companion = asyncio.create_task(coroutine)
+async def background_task(
+    coroutine: Coroutine[Any, Any, object], *, log: Log = _logger
+) -> AsyncIterator[None]:
+    """Run a coroutine for as long as the block lasts; what it raises is logged, once.
+
+    The block goes on without it. Work that the block should not go without is given as
+    `restarting(…)`.
+
+    Args:
+        coroutine: What to run.
+        log: Where a crash is reported, such as the logger of a Prefect run.
+    """
+    name = getattr(coroutine, "__qualname__", "of this run")
+    running = asyncio.create_task(coroutine)
+    running.add_done_callback(lambda ended: _report_crash(ended, name, log))
     try:
         yield
     finally:
-        companion.cancel()
-        await asyncio.gather(companion, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def restarting(
+    work: Callable[[], Coroutine[Any, Any, object]],
+    *,
+    pause: float = RESTART_SECONDS,
+    log: Log = _logger,
+) -> None:
+    """Run background work to its end, starting it again when it crashes.
+
+    Args:
+        work: Makes the coroutine, each time anew.
+        pause: Seconds before it is started again.
+        log: Where crashes are reported: each kind of them when it first comes.
+    """
+    reported: set[str] = set()
+    while True:
+        try:
+            await work()
+        except Exception as error:  # whatever it is, what runs beside must not end with it
+            crash = describe_crash(error)
+            if crash not in reported:
+                reported.add(crash)
+                log.warning(
+                    "Background work %s crashed (%s); starting it again in %g s",
+                    getattr(work, "__qualname__", "of this run"),
+                    crash,
+                    pause,
+                )
+        else:
+            return
+        await asyncio.sleep(pause)
 
 
 async def run_concurrently(
@@ -44,3 +100,23 @@ async def run_concurrently(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def describe_crash(error: BaseException) -> str:
+    """What may be logged of an unexpected error: its class and place, and the text if it is ours.
+
+    The text of a foreign error may hold a key or a signed URL.
+    """
+    text = f": {error}" if isinstance(error, NanoBananaError) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}{text}"
+
+
+def _report_crash(ended: asyncio.Task[object], name: str, log: Log) -> None:
+    if ended.cancelled():
+        return
+    if error := ended.exception():
+        log.error(
+            "Background work %s crashed (%s); continuing without it", name, describe_crash(error)
+        )

@@ -2,12 +2,18 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from nanobanana_blocks.concurrency import background_task, run_concurrently
-from nanobanana_blocks.signals import cancelled_by_sigterm
+from nanobanana_blocks.concurrency import background_task, restarting, run_concurrently
+from nanobanana_blocks.signals import (
+    STOP_SIGNALS,
+    cancelled_by_sigterm,
+    handling_stop_signals,
+)
 
 
 class Terminated(BaseException):
@@ -33,6 +39,10 @@ async def endless() -> None:
 
 async def fail() -> None:
     raise ValueError("its own")
+
+
+async def crash_with_a_secret() -> None:
+    raise LookupError("sk-secret")
 
 
 async def test_a_companion_ends_with_its_block() -> None:
@@ -125,3 +135,81 @@ async def test_a_block_in_another_thread_runs_too() -> None:
             return "done"
 
     assert await asyncio.to_thread(lambda: asyncio.run(block())) == "done"
+
+
+async def test_a_crash_in_the_background_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Rule: what is left out of a run is said, with its class and place, never its text."""
+    async with background_task(crash_with_a_secret()):
+        await asyncio.sleep(0.01)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "crash_with_a_secret crashed (LookupError at test_concurrency.py:" in line
+    assert "continuing without it" in line
+    assert "sk-secret" not in line
+
+
+async def test_an_end_in_the_background_is_not_a_crash(caplog: pytest.LogCaptureFixture) -> None:
+    """Rule: neither the end of the block nor of the work is reported."""
+    async with background_task(asyncio.sleep(0)), background_task(endless()):
+        await asyncio.sleep(0.01)
+    assert not caplog.records
+
+
+async def test_restarted_work_goes_on_after_crashes(caplog: pytest.LogCaptureFixture) -> None:
+    """Rule: work that a run needs is started again, and the same crash is reported once."""
+    starts: list[int] = []
+    done = asyncio.Event()
+
+    async def work() -> None:
+        starts.append(len(starts))
+        if len(starts) < 4:
+            await crash_with_a_secret()
+        done.set()
+
+    async with background_task(restarting(work, pause=0)):
+        await asyncio.wait_for(done.wait(), 30)
+    assert starts == [0, 1, 2, 3]
+    assert len(caplog.records) == 1
+    assert "sk-secret" not in caplog.text
+
+
+@pytest.mark.parametrize("stop_signal", STOP_SIGNALS)
+def test_a_stop_signal_is_handled_and_the_handler_put_back(stop_signal: signal.Signals) -> None:
+    """Rule: servers stop on SIGINT and SIGTERM alike, and leave signals as they were."""
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    stopped: list[None] = []
+    with handling_stop_signals(lambda: stopped.append(None)):
+        signal.raise_signal(stop_signal)
+    assert stopped == [None]
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+HANDLER_FROM_C = """
+import asyncio, ctypes, signal
+from nanobanana_blocks.signals import cancelled_by_sigterm, handling_stop_signals
+
+handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
+install = ctypes.CDLL(None).signal
+install.argtypes = [ctypes.c_int, type(handler)]
+install(signal.SIGTERM, handler)
+# Python learns of handlers when it starts; what was set afterwards it takes for its own.
+signal.getsignal = lambda number, known=signal.getsignal: None if number == 15 else known(number)
+set_handler = signal.signal
+signal.signal = lambda n, h, known=signal.signal: (known(n, h), None)[1] if n == 15 else known(n, h)
+
+async def main():
+    async with cancelled_by_sigterm():
+        print("ran")
+
+asyncio.run(main())
+with handling_stop_signals(lambda: print("stopped")):
+    signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_handler_set_from_c_breaks_nothing() -> None:
+    """Rule: a program that embeds Python keeps its SIGTERM, and runs and servers do not crash."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANDLER_FROM_C], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split() == ["ran", "stopped"]

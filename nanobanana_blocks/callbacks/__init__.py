@@ -32,8 +32,13 @@ from nanobanana_blocks.callbacks.server import (
     callback_secret,
     serve_callbacks,
 )
-from nanobanana_blocks.callbacks.sinks import Consumer
-from nanobanana_blocks.callbacks.spool import ReceivedCallback, SpoolError, default_spool_path
+from nanobanana_blocks.callbacks.sinks import Consumer, Delivery, Sink, SinkDown
+from nanobanana_blocks.callbacks.spool import (
+    ReceivedCallback,
+    Spooled,
+    SpoolError,
+    default_spool_path,
+)
 from nanobanana_blocks.callbacks.tokens import (
     VerifiedToken,
     callback_token,
@@ -47,9 +52,13 @@ __all__ = [
     "SECRET_VARIABLE",
     "CallbackReceiver",
     "Consumer",
+    "Delivery",
     "ReceivedCallback",
     "ReceiverStartError",
+    "Sink",
+    "SinkDown",
     "SpoolError",
+    "Spooled",
     "VerifiedToken",
     "callback_secret",
     "callback_token",

@@ -143,7 +143,8 @@ class CallbackReceiver:
         except ClientDisconnect:
             return _refused(400, "the connection ended early")
         except SpoolError as error:
-            return _refused(503, error.message)
+            # What it says names a path of this machine, which is nobody else's business.
+            return _refused(503, "it cannot be kept at the moment", detail=error.message)
         except TimeoutError:
             return _refused(503, f"it was not here and committed within {ANSWER_SECONDS:g} s")
         return JSONResponse({"status": "received"})
@@ -158,8 +159,9 @@ class CallbackReceiver:
         if verdict is Verdict.REPLAYED:
             raise Refusal(401, "its signature has vouched for another outcome before")
         self._received += 1
-        if verdict is Verdict.REPEATED:
+        if verdict is not Verdict.NEW:
             self._duplicates += 1
+        if verdict is Verdict.REPEATED:
             return
         for forwarder in self._forwarders:
             forwarder.wake()
@@ -209,7 +211,8 @@ def make_app(
         webhook_key: Where given, callbacks must be signed with it as the provider documents for
             its sister products; for this API signatures are not documented. A signature that is
             repeated with the same outcome is acknowledged as a repeat, with another it is refused.
-        consumer: Called with each distinct callback at least once, besides the Prefect event.
+        consumer: Called with each distinct callback at least once, besides the Prefect event; also,
+            at growing intervals, with what is repeated later than 10 s.
         kept_days: How many days repeats are recognised for after a callback was forwarded.
         sinks: Where callbacks go, instead of to Prefect's events; with sinks of one's own, no
             Prefect need be installed.
@@ -282,8 +285,9 @@ def _read(body: bytes, job_key: str | None) -> ReceivedCallback:
     )
 
 
-def _refused(status: int, reason: str) -> Response:
-    logger.warning("A callback was refused (%d): %s.", status, reason)
+def _refused(status: int, reason: str, *, detail: str = "") -> Response:
+    """Refuse a callback with a `reason` for its sender; `detail` is for this machine's log."""
+    logger.warning("A callback was refused (%d): %s.", status, detail or reason)
     if status == 404:
         # Word for word what Starlette answers for any unknown path.
         return PlainTextResponse("Not Found", 404)

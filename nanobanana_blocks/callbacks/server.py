@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -24,6 +21,7 @@ from nanobanana_blocks.callbacks.receiver import ANSWER_SECONDS, CallbackReceive
 from nanobanana_blocks.callbacks.sinks import Consumer
 from nanobanana_blocks.callbacks.tokens import callback_url
 from nanobanana_blocks.errors import MissingCredentials, NanoBananaError
+from nanobanana_blocks.signals import handling_stop_signals
 from nanobanana_blocks.sockets import address_of, listen
 
 DEFAULT_PORT = 8379
@@ -82,7 +80,9 @@ def serve_callbacks(
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("nanobanana_blocks").setLevel(logging.INFO)
         server = uvicorn.Server(_configuration(receiver))
-        with _outliving_signals(server):
+        # uvicorn listens to signals only while it serves, and raises them once more when it has
+        # stopped, although there is still something to forward.
+        with handling_stop_signals(lambda: setattr(server, "should_exit", True)):
             asyncio.run(
                 _serve(
                     receiver, server, listener, lambda: _greet(url, receiver, public_url, announce)
@@ -150,18 +150,3 @@ def _greet(
     for sink in receiver.sinks:
         announce(f"  {sink.name}: {sink.description}")
     announce("Press Ctrl-C to stop.")
-
-
-@contextlib.contextmanager
-def _outliving_signals(server: uvicorn.Server) -> Iterator[None]:
-    # uvicorn listens to signals only while it serves, and when it has stopped it raises them once
-    # more, although there is still something to forward.
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

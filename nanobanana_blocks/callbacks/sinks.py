@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 import anyio
 
-from nanobanana_blocks.callbacks.spool import ReceivedCallback, Spool, Spooled
+from nanobanana_blocks.callbacks.spool import ReceivedCallback, Spool, Spooled, SpoolError
 from nanobanana_blocks.errors import NanoBananaError
 
 BATCH = 100
@@ -25,7 +27,10 @@ MAX_PAUSE_SECONDS = 30.0
 CONSUMED_AT_ONCE = 8
 
 Consumer = Callable[[ReceivedCallback], Awaitable[None]]
-"""Called with each callback at least once; when it raises, it is called again later."""
+"""Called with each callback at least once; when it raises, it is called again later.
+
+An outcome that comes again later is a callback of its own, with another `hint` and event id.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +136,7 @@ class Forwarder:
                     return
                 if failure is None:
                     pause = FIRST_PAUSE_SECONDS
-                    await self._awake.wait()
+                    await self._wait_for_more()
                 else:
                     await self._rest(pause)
                     pause = min(2 * pause, MAX_PAUSE_SECONDS)
@@ -143,7 +148,9 @@ class Forwarder:
         name, failure = self._sink.name, None
         self._offered, self._down = after, False
         try:
-            while batch := await self._spool.waiting(name, after=self._offered, limit=BATCH):
+            while batch := await self._spool.waiting(
+                name, after=self._offered, limit=BATCH, now=_now()
+            ):
                 delivery = await self._sink.deliver(batch)
                 if delivery.taken:
                     await self._spool.forwarded(name, delivery.taken)
@@ -154,6 +161,14 @@ class Forwarder:
             self._down = True
             return describe_failure(trouble)
         return failure
+
+    async def _wait_for_more(self) -> None:
+        """Wait until something arrives, or what arrived before is due."""
+        seconds = None
+        with suppress(SpoolError):  # the next offer meets it too, and reports it
+            seconds = await self._spool.next_due(self._sink.name, _now())
+        with anyio.move_on_after(seconds):
+            await self._awake.wait()
 
     async def _rest(self, seconds: float) -> None:
         until = asyncio.get_running_loop().time() + seconds
@@ -179,3 +194,7 @@ class Forwarder:
 def describe_failure(error: Exception) -> str:
     """What may be logged of an error; the text of a foreign one may hold a secret."""
     return str(error) if isinstance(error, NanoBananaError) else type(error).__name__
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -37,6 +37,7 @@ from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.orchestration.observability.artifacts import OUTCOMES_KEY
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
+from nanobanana_blocks.signals import wait_for_stop_signal
 
 SERVER_START_SECONDS = 90.0
 FLOW_START_SECONDS = 8
@@ -125,7 +126,8 @@ def run_demo(to: Path, home: Path, *, keep: bool, batch: bool = False) -> None:
             if keep:
                 console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
                 console.print("It stays up until you press Ctrl-C.")
-                _wait_for_interrupt()
+                wait_for_stop_signal()
+                console.print("Stopped.")
 
 
 async def _run_and_watch(show: Show, to: Path, home: Path, environment: dict[str, str]) -> UUID:
@@ -272,13 +274,6 @@ def _wait_until_healthy(api_url: str, server: subprocess.Popen[bytes], log: Path
         except httpx.TransportError:
             time.sleep(0.2)
     raise NanoBananaError(f"Prefect's server did not start:\n{log.read_text()[-2000:]}")
-
-
-def _wait_for_interrupt() -> None:
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        console.print("Stopped.")
 
 
 def flow_entrypoint(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import signal
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,11 +29,12 @@ from nanobanana_blocks.sandbox.settings import (
     Submit,
     TaskPlan,
 )
+from nanobanana_blocks.signals import wait_for_stop_signal
 from nanobanana_blocks.sockets import address_of, listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
 DEFAULT_PORT = 8378
 START_SECONDS = 30.0
@@ -216,7 +216,7 @@ def serve(
         public_url = settings.public_url if settings else None
         for line in _greeting(sandbox, public_url or sandbox.base_url):
             announce(line)
-        _wait_for_signal()
+        wait_for_stop_signal()
     announce("The sandbox has stopped.")
 
 
@@ -229,20 +229,6 @@ def _greeting(sandbox: Sandbox, base_url: str) -> list[str]:
         f"  control: {sandbox.control_url}",
         "Press Ctrl-C to stop.",
     ]
-
-
-def _wait_for_signal() -> None:
-    asked = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        asked.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
