@@ -12,6 +12,7 @@ from nanobanana_blocks.landing.report import LandingReport
 from nanobanana_blocks.orchestration.observability.artifacts import publish_report, showing_progress
 from nanobanana_blocks.orchestration.observability.wakeups import waking_on_callbacks
 from nanobanana_blocks.orchestration.runs.landing_runs import land_in_task_runs, opening_lander
+from nanobanana_blocks.orchestration.runs.sync import sync_flow
 from nanobanana_blocks.storage.locations import redact
 
 
@@ -66,3 +67,6 @@ async def land_images(
         report = landing.report()
         await publish_report(report, landing.thumbnails)
     return report if allow_partial else report.raise_unless_complete()
+
+
+land_images_sync = sync_flow(land_images)

@@ -20,9 +20,13 @@ from nanobanana_blocks.callbacks import CallbackReceiver, callback_url, make_app
 from nanobanana_blocks.errors import GenerationFailed, NanoBananaError
 from nanobanana_blocks.tasks import (
     get_task_details,
+    get_task_details_sync,
     land_task,
+    land_task_sync,
     submit_generation,
+    submit_generation_sync,
     wait_for_task,
+    wait_for_task_sync,
 )
 
 
@@ -39,6 +43,15 @@ async def edit(prompt: str) -> list[str]:
     details: TaskDetails = await get_task_details(task_id)
     details = await wait_for_task(details.task_id, timeout=300.0)
     outcome: LandingOutcome = await land_task(details.task_id, "images")
+    return [image.path for image in outcome.images]
+
+
+@flow
+def edit_without_async(prompt: str) -> list[str]:
+    task_id: str = submit_generation_sync(GenerateRequest(prompt=prompt))
+    details: TaskDetails = get_task_details_sync(task_id)
+    details = wait_for_task_sync(details.task_id, timeout=300.0)
+    outcome: LandingOutcome = land_task_sync(details.task_id, "images")
     return [image.path for image in outcome.images]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
@@ -11,9 +9,10 @@ from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
 from nanobanana_blocks.orchestration.runs.retries import RETRIES
+from nanobanana_blocks.orchestration.runs.sync import async_task, sync_task
 
 
-@task(task_run_name="look at {task_id}", **RETRIES)
+@async_task(task_run_name="poll {task_id}", **RETRIES)
 async def get_task_details(task_id: str, credentials: str = "default") -> TaskDetails:
     """Ask record-info about one generation task, once.
 
@@ -29,7 +28,7 @@ async def get_task_details(task_id: str, credentials: str = "default") -> TaskDe
         return await client.get_task_details(task_id)
 
 
-@task(task_run_name="wait for {task_id}", **RETRIES)
+@async_task(task_run_name="wait for {task_id}", **RETRIES)
 async def wait_for_task(
     task_id: str,
     credentials: str = "default",
@@ -54,7 +53,7 @@ async def wait_for_task(
         return (await client.wait_for_task(task_id, timeout, poll)).raise_for_status()
 
 
-@task(task_run_name="land {task_id}", **RETRIES)
+@async_task(task_run_name="land {task_id}", **RETRIES)
 async def land_task(
     task_id: str,
     destination: str = "images",
@@ -85,7 +84,7 @@ async def land_task(
         return outcome
 
 
-@task(task_run_name="submit to {request.endpoint.value}", **RETRIES)
+@async_task(task_run_name="submit to {request.endpoint.value}", **RETRIES)
 async def submit_generation(
     request: GenerationRequest, credentials: str = "default", callback_url: str | None = None
 ) -> str:
@@ -106,3 +105,11 @@ async def submit_generation(
     """
     async with (await load_credentials(credentials)).get_client() as client:
         return await client.submit(request, callback_url=callback_url)
+
+
+get_task_details_sync = sync_task(get_task_details, task_run_name="poll {task_id}", **RETRIES)
+wait_for_task_sync = sync_task(wait_for_task, task_run_name="wait for {task_id}", **RETRIES)
+land_task_sync = sync_task(land_task, task_run_name="land {task_id}", **RETRIES)
+submit_generation_sync = sync_task(
+    submit_generation, task_run_name="submit to {request.endpoint.value}", **RETRIES
+)
