@@ -9,7 +9,8 @@ from prefect.runtime import flow_run
 
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.landing.report import LandingReport
-from nanobanana_blocks.orchestration.observability.artifacts import publish_report, showing_progress
+from nanobanana_blocks.orchestration.observability.artifacts import publish_report
+from nanobanana_blocks.orchestration.observability.progress import showing_progress
 from nanobanana_blocks.orchestration.observability.wakeups import waking_on_callbacks
 from nanobanana_blocks.orchestration.runs.landing_runs import land_in_task_runs, opening_lander
 from nanobanana_blocks.orchestration.runs.sync import sync_flow
@@ -65,7 +66,7 @@ async def land_images(
         async with progress, waking_on_callbacks(landing):
             await land_in_task_runs(landing)
         report = landing.report()
-        await publish_report(report, landing.thumbnails)
+        await publish_report(report, landing)
     return report if allow_partial else report.raise_unless_complete()
 
 

@@ -25,11 +25,7 @@ from nanobanana_blocks.orchestration.runs.batch_runs import (
     require_credits,
 )
 from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
-from nanobanana_blocks.orchestration.runs.shards import (
-    ending_with_parent,
-    opening_shard_reports,
-    run_shards,
-)
+from nanobanana_blocks.orchestration.runs.shards import run_shards, working_on_shard
 from nanobanana_blocks.storage.dates import DATE
 from nanobanana_blocks.storage.locations import redact
 
@@ -119,7 +115,7 @@ async def run_batch(
             await process_here(batch, job)
             report = batch.report(finished=True)
         get_run_logger().info("%s, in %s", report.describe(), report.destination)
-        await publish_batch_report(report, batch.landing.thumbnails)
+        await publish_batch_report(report, batch.landing)
     if not allow_partial:
         report.raise_unless_complete()
     if batch.abort_error:
@@ -136,11 +132,10 @@ async def run_shard(job: BatchJob, shard: Shard) -> State[BatchReport]:
         shard: Which part this is.
     """
     async with (
-        ending_with_parent(),
+        working_on_shard(job, shard) as reports,
         opening_batch(job, shard) as batch,
-        opening_shard_reports(job) as reports,
     ):
         await process_here(batch, job, reports, shard.report_name)
         report = batch.report(finished=True)
-        await publish_batch_report(report, batch.landing.thumbnails)
+        await publish_batch_report(report, batch.landing)
     return Completed(message=report.describe(), data=report)

@@ -101,7 +101,7 @@ async def _sweep_place(
         ) as landing:
             await land_what_is_done(landing, outstanding.tasks)
             report = landing.report()
-            await publish_report(report, landing.thumbnails)
+            await publish_report(report, landing)
         for outcome in report.outcomes:
             await outstanding.settle(outcome, landing)
     return report.outcomes

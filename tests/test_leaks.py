@@ -23,7 +23,7 @@ from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
-from nanobanana_blocks.orchestration.observability.artifacts import outcome_rows
+from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows
 from nanobanana_blocks.sandbox import DEFAULT_API_KEY, SIGNATURE_MARK, Fault, Sandbox, TaskPlan
 from nanobanana_blocks.sandbox.settings import IMAGE_ONLY_KINDS
 from nanobanana_blocks.sandbox.settings import FaultKind as Kind

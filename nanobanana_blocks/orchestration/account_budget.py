@@ -2,10 +2,10 @@
 
 The limit stands for the account: its slots are requests per second. Each run at work takes an equal
 share of them all, so what the runs send together stays evenly spaced whatever their number, at the
-cost of a look every few seconds. Change the rate by changing the limit.
+cost of a request every few seconds. Change the rate by changing the limit.
 
 Which runs are at work is kept in a second limit, that of a task run tag, in which each of them
-leases a slot: only of such limits does Prefect tell who holds a lease. The number of active slots
+leases a slot: only of such limits does Prefect say who holds a lease. The number of active slots
 alone would not do: the leases are in the server's memory by default, the number is in its database,
 so a restart of the server leaves slots behind that nobody gives back. A run that died is no longer
 counted within about a minute; one whose lease is gone leases anew.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
@@ -38,14 +39,17 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectExcep
 from prefect.logging import get_run_logger
 
 from nanobanana_blocks.api.budget import RequestBudget
-from nanobanana_blocks.concurrency import background_task
+from nanobanana_blocks.concurrency import background_task, restarting
 from nanobanana_blocks.errors import InvalidInput
 
 KEPT_BACK = 0.05
 """Part of the budget left unused: requests may arrive closer together than they were sent."""
 
-LOOK_SECONDS = 4.0
-MAX_LOOK_SECONDS = 10.0
+REFRESH_SECONDS = 4.0
+MAX_REFRESH_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
+"""How long a run that ends tries to give its slot back; where it cannot, its lease runs out."""
+
 SETTLE_SECONDS = 5.0
 """How long a run that joins others waits until they have made room."""
 
@@ -113,7 +117,9 @@ async def sharing_account_budget(credentials: str, budget: RequestBudget) -> Asy
             )
             if runs > 1:
                 await anyio.sleep(SETTLE_SECONDS)
-            async with background_task(_follow(prefect, credentials, attendance, budget, own)):
+            follow = partial(_follow, prefect, credentials, attendance, budget, own)
+            log = get_run_logger()
+            async with background_task(restarting(follow, log=log), log=log):
                 yield
 
 
@@ -125,8 +131,8 @@ async def _follow(
     own: float,
 ) -> None:
     while True:
-        await anyio.sleep(LOOK_SECONDS)
-        with suppress(*PREFECT_FAILED), anyio.fail_after(MAX_LOOK_SECONDS):
+        await anyio.sleep(REFRESH_SECONDS)
+        with suppress(*PREFECT_FAILED), anyio.fail_after(MAX_REFRESH_SECONDS):
             runs = await attendance.count()
             limit = await _limit(prefect, credentials)
             if limit and limit.limit:
@@ -154,7 +160,7 @@ class _Attendance:
         await self._keep_slot()
         slots = await self._active_slots()
         holders = await self._holders()
-        if self._holder.id not in holders:  # a server that does not tell the holders
+        if self._holder.id not in holders:  # a server that does not say who holds leases
             return max(slots, 1)
         if asyncio.get_running_loop().time() < self._leased_at + REGATHER_SECONDS:
             return max(slots, len(holders))
@@ -206,7 +212,7 @@ class _Attendance:
         try:
             limit = await self._prefect.read_global_concurrency_limit_by_name(self._name)
         except ObjectNotFound:
-            self._lease = None  # somebody deleted the limit: the next look makes it again
+            self._lease = None  # somebody deleted the limit: the next refresh makes it again
             raise
         return limit.active_slots
 
@@ -223,7 +229,7 @@ async def _being_at_work(prefect: PrefectClient, credentials: str) -> AsyncItera
     try:
         yield attendance
     finally:
-        with suppress(*PREFECT_FAILED), anyio.move_on_after(MAX_LOOK_SECONDS, shield=True):
+        with suppress(*PREFECT_FAILED), anyio.move_on_after(LEAVE_SECONDS, shield=True):
             await attendance.leave()
 
 

@@ -28,7 +28,7 @@ from nanobanana_blocks import (
     tasks,
 )
 from nanobanana_blocks.landing import lander as landing
-from nanobanana_blocks.orchestration.observability import artifacts
+from nanobanana_blocks.orchestration.observability import artifacts, contact_sheet, progress
 from nanobanana_blocks.orchestration.runs import landing_runs
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 from tests.support.prefect_runs import artifact_of, last_run
@@ -85,12 +85,12 @@ async def test_what_the_ui_shows(sandbox: Sandbox, tmp_path: Path) -> None:
     assert [row["status"] for row in rows] == ["failed", "landed", "landed", "landed"]
     assert rows[0]["task"] == bad
     assert CONTENT_POLICY_MESSAGE in rows[0]["what happened"]
-    progress = await artifact_of(run, artifacts.PROGRESS_KEY)
-    assert progress.data == 100.0
+    bar = await artifact_of(run, progress.PROGRESS_KEY)
+    assert bar.data == 100.0
     sheet = await artifact_of(run, artifacts.CONTACT_SHEET_KEY)
     encoded = str(sheet.data).partition("base64,")[2].partition(")")[0]
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        assert picture.width > 3 * artifacts.TILE
+        assert picture.width > 3 * contact_sheet.TILE
 
 
 async def test_a_rerun_does_only_what_is_missing(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ RUNS_LIMIT = f"tag:{RUNS_TAG}"
 @pytest.fixture(autouse=True)
 async def without_limit(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Look at the limit often, find none and leave none: other tests share the server."""
-    monkeypatch.setattr(account_budget, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(account_budget, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(account_budget, "SETTLE_SECONDS", 0.05)
     await forget_limits()
     with disable_run_logger():

@@ -1,4 +1,4 @@
-"""The Prefect events that people hang automations on; telling them never fails or delays a run.
+"""The Prefect events that people hang automations on; posting them never fails or delays a run.
 
 Events go to Prefect's API in batches, which costs a fraction of Prefect's own `emit_event`.
 """
@@ -12,15 +12,14 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
-import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.related import related_resources_from_run_context
-from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from nanobanana_blocks.batches.job_keys import BATCH_JOB_PREFIX
-from nanobanana_blocks.concurrency import background_task
+from nanobanana_blocks.concurrency import background_task, restarting
 from nanobanana_blocks.landing.report import LandingOutcome, LandingStatus
+from nanobanana_blocks.orchestration.observability.optional import PREFECT_FAILED
 
 CALLBACK_RECEIVED = "nanobanana.callback.received"
 IMAGE_LANDED = "nanobanana.image.landed"
@@ -28,7 +27,7 @@ TASK_FAILED = "nanobanana.task.failed"
 
 BATCH = 100
 BATCH_SECONDS = 1.0
-LAST_BATCH_SECONDS = 10.0
+LAST_BATCH_SECONDS = 5.0
 
 
 _RESOURCE = "nanobanana.task."
@@ -67,62 +66,68 @@ async def post_events(prefect: PrefectClient, events: list[dict[str, Any]]) -> N
 
 
 class OutcomeEvents:
-    """Tells Prefect of outcomes: an event for each image landed, and for each failure for good."""
+    """Posts an event for each image landed, and for each task that failed permanently."""
 
-    def __init__(self, prefect: PrefectClient, related: list[dict[str, str]]) -> None:
+    def __init__(self, prefect: PrefectClient) -> None:
         self._prefect = prefect
-        self._related = related
+        self._related: list[dict[str, str]] = []
         self._waiting: list[dict[str, Any]] = []
 
-    def tell(self, outcome: LandingOutcome) -> None:
-        """Have an outcome told soon."""
+    def add(self, outcome: LandingOutcome) -> None:
+        """Have the events of an outcome posted soon."""
         self._waiting += [
             {
                 "id": str(uuid4()),
                 "event": event,
                 "occurred": datetime.now(UTC).isoformat(),
                 "resource": resource_of(outcome.task_id),
-                "related": self._related,
                 "payload": {"task_id": outcome.task_id, **payload},
             }
             for event, payload in _events_of(outcome)
         ]
 
-    async def tell_now_and_then(self) -> None:
-        """Tell what has come together, about once a second, for ever."""
+    async def post_regularly(self) -> None:
+        """Post what has come together, about once a second, for ever."""
         while True:
             await anyio.sleep(BATCH_SECONDS)
-            await self.tell_waiting()
+            await self.post_waiting()
 
-    async def tell_waiting(self) -> None:
-        """Tell what has come together; what Prefect does not take now stays for the next time.
+    async def post_waiting(self) -> None:
+        """Post what has come together; what Prefect does not take now stays for the next time.
 
-        What is told again because its answer was lost has the same id, which Prefect knows then.
+        What is posted again because its answer was lost has the same id, which Prefect knows then.
         """
-        with suppress(PrefectException, httpx.HTTPError, OSError):
+        with suppress(*PREFECT_FAILED):
             while batch := self._waiting[:BATCH]:
-                await post_events(self._prefect, batch)
+                related = await self._related_to_run()
+                await post_events(self._prefect, [event | {"related": related} for event in batch])
                 del self._waiting[: len(batch)]
 
-    async def tell_the_last(self) -> None:
-        """Tell what is left, and log how much could not be told."""
+    async def post_rest(self) -> None:
+        """Post what is left, and log how much could not be."""
         with anyio.move_on_after(LAST_BATCH_SECONDS):
-            await self.tell_waiting()
+            await self.post_waiting()
         if self._waiting:
             get_run_logger().warning("Prefect did not take %s events", len(self._waiting))
 
+    async def _related_to_run(self) -> list[dict[str, str]]:
+        if not self._related:
+            found = await related_resources_from_run_context(self._prefect)
+            self._related = [dict(resource) for resource in found]
+        return self._related
+
 
 @asynccontextmanager
-async def telling_outcomes() -> AsyncIterator[OutcomeEvents]:
-    """Tell Prefect of outcomes for as long as the context lasts; the last ones at its end."""
+async def posting_outcomes() -> AsyncIterator[OutcomeEvents]:
+    """Post the events of outcomes for as long as the context lasts; the last ones at its end."""
+    log = get_run_logger()
     async with get_client() as prefect:
-        related = await related_resources_from_run_context(prefect)
-        outcomes = OutcomeEvents(prefect, [dict(resource) for resource in related])
+        outcomes = OutcomeEvents(prefect)
         try:
-            async with background_task(outcomes.tell_now_and_then()):
+            async with background_task(restarting(outcomes.post_regularly, log=log), log=log):
                 yield outcomes
         finally:
-            await outcomes.tell_the_last()
+            await outcomes.post_rest()
 
 
 def _events_of(outcome: LandingOutcome) -> Iterator[tuple[str, dict[str, Any]]]:

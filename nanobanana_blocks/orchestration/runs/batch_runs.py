@@ -38,8 +38,8 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     load_credentials,
 )
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
-from nanobanana_blocks.orchestration.observability.artifacts import showing_progress
-from nanobanana_blocks.orchestration.observability.events import telling_outcomes
+from nanobanana_blocks.orchestration.observability.events import posting_outcomes
+from nanobanana_blocks.orchestration.observability.progress import showing_progress
 from nanobanana_blocks.orchestration.observability.wakeups import (
     find_kept_callbacks,
     waking_on_callbacks,
@@ -126,7 +126,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
         block.get_client() as client,
         await store.open() as place,
         open_ledger(store.location) as ledger,
-        telling_outcomes() as events,
+        posting_outcomes() as events,
         open_lander(
             (),
             client,
@@ -152,18 +152,28 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
         )
         await batch.refuse_taken_names()
         _tell_of(batch, ledger, whole=shard is None)
-        try:
-            yield batch
-        finally:
-            if shard is None:
-                await _summarise(ledger)
+        yield batch
 
 
-async def _summarise(ledger: Ledger) -> None:
+async def summarise_ledger(batch: Batch) -> None:
+    """Have the next run read one file instead of many; that it cannot be written is logged."""
     try:
-        await ledger.summarise()
+        await batch.submitter.ledger.summarise()
     except NanoBananaError as error:
-        get_run_logger().warning("The ledger could not be summarised: %s", error)
+        get_run_logger().warning("Could not write the ledger's summary; continuing: %s", error)
+
+
+@asynccontextmanager
+async def _keeping_record(
+    batch: Batch, reports: Destination | None, report: str | None
+) -> AsyncIterator[None]:
+    """Keep the report, and at the end the ledger's summary, which a whole batch has."""
+    try:
+        async with keeping_report(batch, reports, report):
+            yield
+    finally:
+        if report is None:
+            await summarise_ledger(batch)
 
 
 async def process_here(
@@ -181,10 +191,11 @@ async def process_here(
         NanoBananaError: What concerns the whole run, such as a refused key.
     """
     async with (
-        keeping_report(batch, reports, report),
         sharing_account_budget(job.credentials, batch.submitter.client.budget),
         showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
         waking_on_callbacks(batch.landing, batch.submitter.reveal),
+        # Innermost: what must last is written before anything waits for Prefect.
+        _keeping_record(batch, reports, report),
     ):
         await _reveal_earlier(batch)
         await _process_in_task_runs(batch)

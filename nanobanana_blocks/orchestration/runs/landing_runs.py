@@ -24,7 +24,7 @@ from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
-from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, telling_outcomes
+from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, posting_outcomes
 from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.signals import cancelled_by_sigterm
 
@@ -58,7 +58,7 @@ async def opening_lander(
         cancelled_by_sigterm(),
         client,
         await store.open() as place,
-        telling_outcomes() as events,
+        posting_outcomes() as events,
         open_lander(
             task_ids,
             client,
@@ -164,7 +164,7 @@ class OutcomeReporter:
         self._warnings = 0
 
     def __call__(self, outcome: LandingOutcome) -> None:
-        self._events.tell(outcome)
+        self._events.add(outcome)
         self._settled += 1
         if self._total <= TASK_RUN_EACH:
             return

@@ -1,76 +1,83 @@
 """Splits a batch among child runs of a deployment, and follows them to their end.
 
 Prefect's work pools decide where the child runs execute. What they have done is read from the
-reports that they keep beside the images, so that it is known even of one that was killed.
+reports that they keep beside the images, so that it is known even of one that was killed. Whether
+they are alive is a question of its own, which their leases answer, not their reports.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any
 from uuid import UUID
 
 import anyio
-import httpx
-from prefect import State
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelling
 from pydantic import ValidationError
 
 from nanobanana_blocks.batches.batch import REPORT_SECONDS, Batch, write_report
+from nanobanana_blocks.batches.leases import Leases, Liveness, open_leases
 from nanobanana_blocks.batches.report import BatchReport
-from nanobanana_blocks.concurrency import background_task
-from nanobanana_blocks.errors import InvalidInput, NanoBananaError
-from nanobanana_blocks.images.download import MAX_PIXELS
-from nanobanana_blocks.images.verification import verify_image
+from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.account_budget import ensure_account_budget
-from nanobanana_blocks.orchestration.observability.artifacts import showing_progress
-from nanobanana_blocks.orchestration.runs.batch_runs import BatchJob, Shard, dated_store
+from nanobanana_blocks.orchestration.observability.progress import showing_progress
+from nanobanana_blocks.orchestration.runs import child_runs
+from nanobanana_blocks.orchestration.runs.batch_runs import (
+    BatchJob,
+    Shard,
+    dated_store,
+    summarise_ledger,
+)
 from nanobanana_blocks.storage.destination import Destination
 
 REPORTS_FOLDER = ".nanobanana/shards"
 
-LOOK_SECONDS = 3.0
-PARENT_SECONDS = 10.0
-CANCELLED_SECONDS = 15.0
-"""How long a parent that is cancelled waits for its child runs: Prefect kills it after 30."""
+POLL_SECONDS = 3.0
+FIRST_REPORT_SECONDS = 5.0
+"""How long a parent that is cancelled writes what it knows, before it waits for its child runs."""
+
+SILENT_SECONDS = 120.0
+"""After so long without a change of its lease, which was readable, a child run is dead."""
+
+UNSEEN_SECONDS = 300.0
+"""After so long at work, as Prefect says, without a lease, a child run is dead."""
 
 WARN_SECONDS = 30.0
 UNCLAIMED_SECONDS = 900.0
 """How long all child runs that are left may wait for a worker at the same time."""
 
-THUMBNAILS = 24
-
-SILENT_SECONDS = 300.0
-"""After so long without news in its report, a child run is taken for dead."""
-
 
 class ShardedBatch:
-    """A batch that child runs do: what their reports tell of it; made by `run_shards`."""
+    """A batch that child runs do: what their reports say of it; made by `run_shards`."""
 
-    def __init__(self, batch: Batch, shards: Sequence[Shard], reports: Destination) -> None:
+    def __init__(
+        self, batch: Batch, shards: Sequence[Shard], reports: Destination, leases: Leases
+    ) -> None:
         self.outcomes = batch.outcomes
         self._batch = batch
         self._shards = shards
         self._reports = reports
-        self._told: dict[Shard, bytes] = {}
-        self._heard_at: dict[Shard, float] = {}
+        self._leases = leases
+        self._unseen_since: dict[Shard, float] = {}
+        self._read: dict[Shard, bytes] = {}
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read how far the child runs have come."""
-        await asyncio.gather(*(self._look_at(shard) for shard in self._shards))
+        await asyncio.gather(*(self._read_report(shard) for shard in self._shards))
 
-    def is_silent(self, shard: Shard) -> bool:
-        """Whether a child run at work has not told anything for so long that it must be dead."""
-        return _now() - self._heard_at.setdefault(shard, _now()) > SILENT_SECONDS
+    async def dead_among(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Those of the child runs that Prefect believes at work whose leases say that they died."""
+        return [shard for shard in shards if await self._is_dead(shard)]
+
+    async def _is_dead(self, shard: Shard) -> bool:
+        liveness = await self._leases.liveness(_lease_of(shard))
+        if liveness is not Liveness.ENDED:
+            self._unseen_since.pop(shard, None)
+            return liveness is Liveness.DEAD
+        return _now() - self._unseen_since.setdefault(shard, _now()) > UNSEEN_SECONDS
 
     async def publish(self, *, finished: bool) -> BatchReport:
         """Write the batch's report beside the images, and return it."""
@@ -78,20 +85,30 @@ class ShardedBatch:
         await write_report(self._batch.landing.destination, report)
         return report
 
-    async def forget_reports(self) -> None:
-        """Delete the child runs' reports, which the batch's own holds now."""
+    async def finish(self) -> BatchReport:
+        """Write what must last: the report of all that is known, and the ledger's summary."""
+        await self.poll()
+        with suppress(NanoBananaError):
+            await self._batch.catch_up()
+        report = await self.publish(finished=True)
+        await summarise_ledger(self._batch)
+        return report
+
+    async def forget(self) -> None:
+        """Delete the child runs' reports, which the batch's own holds now, and leases."""
         with suppress(NanoBananaError):
             for shard in self._shards:
                 await self._reports.delete(shard.report_name)
+                await self._leases.remove(_lease_of(shard))
 
-    async def _look_at(self, shard: Shard) -> None:
+    async def _read_report(self, shard: Shard) -> None:
         with suppress(NanoBananaError, ValidationError):
-            told = await self._reports.read(shard.report_name)
-            if told is None or told == self._told.get(shard):
+            data = await self._reports.read(shard.report_name)
+            if data is None or data == self._read.get(shard):
                 return
-            report = await asyncio.to_thread(BatchReport.model_validate_json, told)
+            report = await asyncio.to_thread(BatchReport.model_validate_json, data)
             self.outcomes.update((outcome.row, outcome) for outcome in report.outcomes)
-            self._told[shard], self._heard_at[shard] = told, _now()
+            self._read[shard] = data
 
 
 async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -> BatchReport:
@@ -99,7 +116,7 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
 
     Args:
         batch: The whole batch, checked.
-        job: What its flow was told.
+        job: What its flow was given.
         count: How many child runs there shall be; not more than the account's budget has slots.
         deployment: Their deployment, such as ``run-shard/pool``.
 
@@ -118,26 +135,27 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
         )
         for number in range(1, of + 1)
     ]
-    async with get_client() as prefect, opening_shard_reports(job) as reports:
-        sharded = ShardedBatch(batch, shards, reports)
+    async with (
+        get_client() as prefect,
+        opening_shard_reports(job) as reports,
+        open_leases((await dated_store(job)).location, silent_seconds=SILENT_SECONDS) as leases,
+        showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
+    ):
+        sharded = ShardedBatch(batch, shards, reports, leases)
         runs: dict[UUID, Shard] = {}
         try:
             for shard in shards:
                 runs[await _start(shard, job, deployment)] = shard
             get_run_logger().info("%s child runs of %s share the rows", of, deployment)
-            async with showing_progress(len(batch.rows), lambda: len(sharded.outcomes), "Rows"):
-                ended_badly = await _follow(prefect, runs, sharded)
+            ended_badly = await _follow(prefect, runs, sharded)
         except BaseException:
-            await _cancel(prefect, runs)
-            await _see_them_end(prefect, runs)
+            with anyio.move_on_after(FIRST_REPORT_SECONDS):
+                await sharded.publish(finished=True)
+            await child_runs.cancel_and_wait(prefect, runs)
             raise
         finally:
-            await sharded.look()
-            with suppress(NanoBananaError):
-                await batch.catch_up()
-            report = await sharded.publish(finished=True)
-            await sharded.forget_reports()
-        await _fetch_thumbnails(batch)
+            report = await sharded.finish()
+            await sharded.forget()
     if ended_badly and report.not_landed:
         batch.abort_error = NanoBananaError(
             f"{len(ended_badly)} of {of} child runs did not do their part. {ended_badly[0]}"
@@ -146,22 +164,14 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
 
 
 @asynccontextmanager
-async def ending_with_parent() -> AsyncIterator[None]:
-    """Have this child run cancelled when its parent is, also one that could not say so any more."""
-    async with get_client() as prefect, background_task(_follow_parent(prefect)):
-        yield
-
-
-async def _follow_parent(prefect: PrefectClient) -> None:
-    parent_id, own_id = flow_run.parent_flow_run_id, flow_run.id
-    if parent_id is None or own_id is None:
-        return
-    while True:
-        parents = await _states(prefect, [UUID(parent_id)]) or {}
-        if any(state.is_cancelled() or state.is_cancelling() for state in parents.values()):
-            await _cancel(prefect, [UUID(own_id)])
-            return
-        await anyio.sleep(PARENT_SECONDS)
+async def working_on_shard(job: BatchJob, shard: Shard) -> AsyncIterator[Destination]:
+    """Let a child run's parent know that it lives, end it with its parent; gives the reports."""
+    async with (
+        child_runs.ending_with_parent(),
+        opening_shard_reports(job) as reports,
+        open_leases((await dated_store(job)).location, owner=_lease_of(shard)),
+    ):
+        yield reports
 
 
 @asynccontextmanager
@@ -173,71 +183,51 @@ async def opening_shard_reports(job: BatchJob) -> AsyncIterator[Destination]:
         yield reports
 
 
-async def _fetch_thumbnails(batch: Batch) -> None:
-    """Make thumbnails of some images that the child runs have landed, by reading them again."""
-    landing = batch.landing
-    landed = [outcome for outcome in batch.outcomes.values() if outcome.in_storage]
-    for outcome in landed[:THUMBNAILS]:
-        name = outcome.images[0].path.rpartition("/")[2]
-        with suppress(NanoBananaError):
-            data = await landing.destination.read(name) or b""
-            verify = partial(verify_image, data, max_pixels=MAX_PIXELS, thumbnail=True)
-            image = await asyncio.to_thread(verify)
-            if image.thumbnail:
-                landing.thumbnails[outcome.task_id] = image.thumbnail
-
-
 async def _start(shard: Shard, job: BatchJob, deployment: str) -> UUID:
-    try:
-        run = await arun_deployment(
-            deployment,
-            parameters={
-                "job": job.model_dump(mode="json", by_alias=True),
-                "shard": shard.model_dump(mode="json"),
-            },
-            flow_run_name=f"shard {shard.number} of {shard.of}",
-            idempotency_key=shard.report_name,
-            timeout=0,
-        )
-    except ObjectNotFound:
-        raise InvalidInput(
-            f"there is no deployment {deployment!r} for the child runs: "
-            "`prefect --no-prompt deploy --all` makes it. Or run with shards=1."
-        ) from None
-    return run.id
+    return await child_runs.start(
+        deployment,
+        {
+            "job": job.model_dump(mode="json", by_alias=True),
+            "shard": shard.model_dump(mode="json"),
+        },
+        name=f"shard {shard.number} of {shard.of}",
+        idempotency_key=shard.report_name,
+    )
 
 
 async def _follow(
     prefect: PrefectClient, runs: dict[UUID, Shard], sharded: ShardedBatch
 ) -> list[str]:
-    """Wait for the child runs; return what is to be told of those that ended badly."""
-    logger = get_run_logger()
+    """Wait for the child runs; return what is to be said of those that ended badly."""
     left = dict(runs)
     ended_badly: list[str] = []
-    looked_at = _now()
+    polled_at = _now()
     queue = _Queue()
     while left:
-        await anyio.sleep(LOOK_SECONDS)
-        if _now() - looked_at >= REPORT_SECONDS:
-            await sharded.look()
+        await anyio.sleep(POLL_SECONDS)
+        states = await child_runs.states_of(prefect, left)
+        running = [left[run_id] for run_id, s in (states or {}).items() if s.is_running()]
+        dead = await sharded.dead_among(running)
+        if _now() - polled_at >= REPORT_SECONDS:
+            await sharded.poll()
             await sharded.publish(finished=False)
-            looked_at = _now()
-        states = await _states(prefect, left)
-        if states is None or any(state.is_running() for state in states.values()):
+            polled_at = _now()
+        if states is None or running:
             queue.has_moved()
         for run_id, state in (states or {}).items():
+            shard = left[run_id]
             if state.is_final():
                 trouble = "" if state.is_completed() else f"ended {state.name}: {state.message}"
-            elif state.is_running() and sharded.is_silent(left[run_id]):
-                trouble = "has been silent too long; its worker has died"
-                await _cancel(prefect, [run_id])
+            elif shard in dead:
+                trouble = "does not renew its lease any more; its worker has died"
+                await child_runs.cancel(prefect, [run_id])
             else:
                 continue
-            shard = left.pop(run_id)
+            del left[run_id]
             queue.has_moved()
             if trouble:
                 ended_badly.append(f"Shard {shard.number} {trouble}")
-                logger.error(ended_badly[-1])
+                get_run_logger().error(ended_badly[-1])
         queue.check(len(left))
     return ended_badly
 
@@ -247,53 +237,32 @@ class _Queue:
 
     def __init__(self) -> None:
         self._moved_at = _now()
-        self._told = False
+        self._warned = False
 
     def has_moved(self) -> None:
         """Take note that a child run is at work, has ended, or cannot be seen just now."""
-        self._moved_at, self._told = _now(), False
+        self._moved_at, self._warned = _now(), False
 
     def check(self, left: int) -> None:
-        """Tell, in time, that there is no worker for those that are left; at last raise."""
+        """Warn, in time, that there is no worker for those that are left; at last raise."""
         seconds = _now() - self._moved_at
         if seconds > UNCLAIMED_SECONDS:
             raise NanoBananaError(f"no worker has taken any of {left} child runs. {_ONE_MORE}")
-        if seconds > WARN_SECONDS and left and not self._told:
+        if seconds > WARN_SECONDS and left and not self._warned:
             get_run_logger().warning(
                 "No worker has taken any of %s child runs yet. %s", left, _ONE_MORE
             )
-            self._told = True
-
-
-async def _states(prefect: PrefectClient, run_ids: Iterable[UUID]) -> dict[UUID, State[Any]] | None:
-    """The states of those runs that there are; None where Prefect does not tell now."""
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
-    try:
-        found = await prefect.read_flow_runs(flow_run_filter=wanted)
-    except (PrefectException, httpx.HTTPError, OSError):
-        return None
-    return {run.id: run.state for run in found if run.state}
-
-
-async def _cancel(prefect: PrefectClient, run_ids: Iterable[UUID]) -> None:
-    for run_id, state in (await _states(prefect, run_ids) or {}).items():
-        if not state.is_final():
-            with suppress(PrefectException, httpx.HTTPError, OSError):
-                await prefect.set_flow_run_state(run_id, Cancelling())
-
-
-async def _see_them_end(prefect: PrefectClient, run_ids: Collection[UUID]) -> None:
-    with anyio.move_on_after(CANCELLED_SECONDS):
-        while states := await _states(prefect, run_ids):
-            if all(state.is_final() for state in states.values()):
-                return
-            await anyio.sleep(1)
+            self._warned = True
 
 
 _ONE_MORE = (
     "Start one more worker, or raise the limit of the one that runs this batch: it occupies a "
     "place itself."
 )
+
+
+def _lease_of(shard: Shard) -> str:
+    return shard.report_name.removesuffix(".json")
 
 
 def _now() -> float:

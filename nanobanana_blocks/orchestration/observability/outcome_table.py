@@ -1,0 +1,81 @@
+"""What became of each task or row as a table and a summary in words; it writes neither."""
+
+from __future__ import annotations
+
+from nanobanana_blocks.batches.report import BatchReport, RowOutcome
+from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
+
+MAX_ROWS = 2000
+
+Cell = str | int | float
+
+
+def outcome_rows(report: LandingReport) -> list[dict[str, Cell]]:
+    """The table of outcomes, what did not land first; `MAX_ROWS` at most.
+
+    Prefect's UI shows some three columns on a common screen: status, what it is about, and what
+    happened come first.
+    """
+    ordered = sorted(report.outcomes, key=lambda outcome: outcome.in_storage)
+    return [_row(outcome) for outcome in ordered[:MAX_ROWS]]
+
+
+def describe_table(report: LandingReport) -> str:
+    """The outcomes in a line, and how many of them the table shows where that is not all."""
+    count = len(report.outcomes)
+    part = f" The first {MAX_ROWS:,} of {count:,} rows." if count > MAX_ROWS else ""
+    return f"{report.describe()}, in {report.destination}.{part}"
+
+
+def summary_of(report: BatchReport) -> str:
+    """A batch in a few lines of Markdown: what did not land and why, and what was spent."""
+    paragraphs = [
+        f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; "
+        f"{report.submitted:,} submitted by this run, for about {report.credits_estimated:,} "
+        "credits (estimated)."
+    ]
+    if report.failures:
+        examples = {o.error.class_name: o for o in reversed(report.not_landed) if o.error}
+        paragraphs += [
+            f"**{class_name}**, {count:,} {'row' if count == 1 else 'rows'}. For example "
+            f"{examples[class_name].label}: {examples[class_name].describe()}"
+            for class_name, count in report.failures.items()
+        ]
+        paragraphs.append(
+            "Running again does only what is missing. Rows that were refused, failed permanently "
+            "or are unconfirmed are submitted again only where `retry` holds their kind."
+        )
+    if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
+        paragraphs.append(
+            f"{len(changed):,} rows have changed since they were submitted and were left as they "
+            f"are: {', '.join(map(str, changed[:20]))}{' …' if len(changed) > 20 else ''}."
+        )
+    return "\n\n".join(paragraphs)
+
+
+def _row(outcome: LandingOutcome) -> dict[str, Cell]:
+    row: dict[str, Cell] = {"status": outcome.status.value.replace("_", " ")}
+    if isinstance(outcome, RowOutcome):
+        row["row"] = f"{outcome.row} {outcome.name}" if outcome.name else str(outcome.row)
+    else:
+        row["task"] = outcome.task_id
+    row["what happened"] = _what_happened(outcome)
+    row["task"] = outcome.task_id
+    return row | {
+        "kB": round(sum(image.size for image in outcome.images) / 1000),
+        "waited (s)": round(outcome.waited_seconds, 1),
+        "polls": outcome.polls,
+    }
+
+
+def _what_happened(outcome: LandingOutcome) -> str:
+    images = ", ".join(
+        f"{image.path.rpartition('/')[2]} ({image.width}×{image.height})"
+        for image in outcome.images
+    )
+    if outcome.error:
+        reason = f"{outcome.error.class_name}: {outcome.error.message}"
+        return f"{reason} Landed: {images}" if images else reason
+    if outcome.missing_images:
+        return f"{images}; {outcome.missing_images} fewer than asked for"
+    return images
