@@ -190,7 +190,11 @@ class Batch:
             progress.error = entry.error or UNANSWERED
             return
         progress.landed = await self.landing.land(
-            progress.task_id, name=row.name, replaces=self._ledger.task_ids(row.key)
+            progress.task_id,
+            name=row.name,
+            replaces=self._ledger.task_ids(row.key),
+            row_key=row.key,
+            row_digest=entry.digest,
         )
         await self._note_end(entry, progress)
 

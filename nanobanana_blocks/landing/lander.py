@@ -65,10 +65,15 @@ FRESH_URL_SECONDS = 3.0
 
 
 class Placement(NamedTuple):
-    """Where the files of a generation task go: under a name, in place of those of other tasks."""
+    """Where the files of a generation task go: under a name, in place of those of other tasks.
+
+    `row_key` and `row_digest` tell the row of a batch that it is landed for, for its receipt.
+    """
 
     name: str | None = None
     replaces: Collection[str] = ()
+    row_key: str | None = None
+    row_digest: str | None = None
 
 
 _BY_ID = Placement()
@@ -150,12 +155,7 @@ class Lander:
         """
         places = placed or {}
         await run_concurrently(
-            self.land(
-                task_id,
-                name=places.get(task_id, _BY_ID).name,
-                replaces=places.get(task_id, _BY_ID).replaces,
-                wait=wait,
-            )
+            self.land(task_id, **places.get(task_id, _BY_ID)._asdict(), wait=wait)
             for task_id in task_ids
         )
 
@@ -165,6 +165,8 @@ class Lander:
         *,
         name: str | None = None,
         replaces: Collection[str] = (),
+        row_key: str | None = None,
+        row_digest: str | None = None,
         wait: bool = True,
     ) -> LandingOutcome:
         """Land one generation task; what goes wrong with it is told by the outcome.
@@ -173,6 +175,8 @@ class Lander:
             task_id: The generation task.
             name: What its files are called, instead of after the task.
             replaces: Tasks whose files of that name it may take the place of.
+            row_key: The key of the batch's row that it is landed for, for the receipt.
+            row_digest: The digest of that row's content.
             wait: Wait for it to end; else record-info is asked once, and a task that has not
                 ended counts as timed out.
 
@@ -182,7 +186,7 @@ class Lander:
         self._begun += 1
         if self._begun == self.expected >= LARGE_RUN_TASKS:
             gc.freeze()
-        attempt = _Attempt(task_id, name or task_id, replaces)
+        attempt = _Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
         self.errors.pop(task_id, None)
         try:
             await self._attempt(attempt, wait=wait)
@@ -298,6 +302,8 @@ class Lander:
             polls=attempt.polls,
             waited_seconds=attempt.waited_seconds,
             prompt=prompt if isinstance(prompt, str) else None,
+            row_key=attempt.row[0],
+            row_digest=attempt.row[1],
         )
         text = receipt.model_dump_json(indent=2, exclude_none=True)
         await self.destination.publish(
@@ -371,10 +377,17 @@ class Lander:
 class _Attempt:
     """One attempt to land a generation task, as far as it has come."""
 
-    def __init__(self, task_id: str, stem: str, replaces: Collection[str]) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        stem: str,
+        replaces: Collection[str],
+        row: tuple[str | None, str | None],
+    ) -> None:
         self.task_id = task_id
         self.stem = stem
         self.replaces = replaces
+        self.row = row
         self.watch: Watch | None = None
         self.looks = 0
         self.already_landed = False

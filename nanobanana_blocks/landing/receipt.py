@@ -45,7 +45,8 @@ class Receipt(BaseModel):
     """The JSON file beside the images whose existence means that the generation task is done.
 
     Times are UTC; `created_at` and `completed_at` rest on the observation that the API's times are
-    UTC+8. `prompt` is there only where the store was told to keep it.
+    UTC+8. `prompt` is there only where the store was told to keep it. `row_key` and `row_digest`
+    tell the row of a batch that it was landed for, so that the row is known without its ledger.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,3 +62,5 @@ class Receipt(BaseModel):
     polls: int
     waited_seconds: float
     prompt: str | None = None
+    row_key: str | None = None
+    row_digest: str | None = None

@@ -74,7 +74,10 @@ class OutstandingTasks:
 
     def _placement(self, task_id: str) -> Placement:
         entry = self._entries.get(task_id)
-        return Placement(entry.name, self._ledger.task_ids(entry.key)) if entry else Placement()
+        if not entry:
+            return Placement()
+        replaces = self._ledger.task_ids(entry.key)
+        return Placement(entry.name, replaces, row_key=entry.key, row_digest=entry.digest)
 
     async def settle(self, outcome: LandingOutcome, landing: Lander) -> None:
         """Take note of what became of a task that was awaited.
