@@ -276,26 +276,12 @@ def _wait_until_healthy(api_url: str, server: subprocess.Popen[bytes], log: Path
     raise NanoBananaError(f"Prefect's server did not start:\n{log.read_text()[-2000:]}")
 
 
-def flow_entrypoint(name: str) -> str:
-    """Where a flow of this project is: in the installed package, or beside it in a checkout.
-
-    The file and the flow have the same name.
-    """
-    package = Path(__file__).parents[1]
-    found = next(
-        path
-        for path in (package / "flows" / f"{name}.py", package.parent / "flows" / f"{name}.py")
-        if path.exists()
-    )
-    return f"{found}:{name}"
-
-
 async def _run_flow(name: str, parameters: dict[str, Any]) -> None:
     block = NanoBananaCredentials.from_environment()
     if block is None:
         raise NanoBananaError(f"{KEY_VARIABLE} is not set")
     await block.asave("default", overwrite=True)
-    shown: Flow[..., Any] = load_flow_from_entrypoint(flow_entrypoint(name))
+    shown: Flow[..., Any] = load_flow_from_entrypoint(f"nanobanana_blocks.flows.{name}.{name}")
     await run_flow_async(shown, parameters=parameters, return_type="state")
 
 

@@ -55,7 +55,7 @@ def test_no_secret_is_expanded() -> None:
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
 def test_parameters_exist_and_are_described(deployment: dict[str, Any]) -> None:
     """A deployment's parameters are its flow's, and each has a description in the UI's form."""
-    flow = load_flow_from_entrypoint(str(PROJECT / deployment["entrypoint"]))
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
     properties = flow.parameters.properties
     assert set(deployment.get("parameters", {})) <= set(properties)
     for name, schema in properties.items():
@@ -74,7 +74,8 @@ def deployed(prefect_api: str, sandbox: Sandbox) -> Iterator[dict[str, str]]:
         "NANOBANANA_BASE_URL": sandbox.base_url,
     }
     prefect("work-pool", "create", "nanobanana", "--type", "process", "--overwrite", **environment)
-    prefect("deploy", "--all", **environment)
+    # A program that starts `prefect` in another folder does not change PWD.
+    prefect("deploy", "--all", PWD="/nowhere", **environment)
     yield environment
     for automation in httpx.post(f"{prefect_api}/automations/filter", json={}).json():
         httpx.delete(f"{prefect_api}/automations/{automation['id']}").raise_for_status()
@@ -98,6 +99,27 @@ async def test_a_worker_runs_the_deployment(
     assert run.state
     assert run.state.is_completed(), run.state
     assert (tmp_path / f"{task_id}.json").exists()
+
+
+async def test_a_relative_destination_is_in_the_folder_deployed_from(
+    deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: runs work in the folder that `prefect deploy` was started in, whatever PWD says."""
+    task_id = sandbox.add_task(TaskPlan(task_id=uuid4().hex, seconds=0))
+    (tmp_path / "prefect.yaml").write_text((PROJECT / "prefect.yaml").read_text())
+    prefect("deploy", "--all", cwd=tmp_path, PWD="/nowhere", **deployed)
+    parameters = json.dumps({"task_ids": [task_id], "destination": "./landed"})
+    prefect("deployment", "run", "land-images/on-demand", "--params", parameters, **deployed)
+    prefect("worker", "start", "--pool", "nanobanana", "--run-once", **deployed)
+    assert (tmp_path / "landed" / f"{task_id}.json").exists()
+
+
+@pytest.mark.parametrize("entrypoint", [d["entrypoint"] for d in DEPLOYMENTS])
+def test_the_folder_of_a_checkout_has_the_same_flows(entrypoint: str) -> None:
+    """Rule: a flow has one definition, and `flows/<file>.py:<flow>` leads to it too."""
+    _, _, file, name = entrypoint.split(".")
+    by_path = load_flow_from_entrypoint(f"{PROJECT / 'flows' / file}.py:{name}")
+    assert by_path is load_flow_from_entrypoint(entrypoint)
 
 
 async def tell_of_callback(prefect_api: str, task_id: str, job_key: str | None = None) -> None:

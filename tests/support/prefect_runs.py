@@ -20,11 +20,12 @@ from prefect.client.schemas.sorting import FlowRunSort
 PROJECT = Path(__file__).parents[2]
 
 
-def prefect(*arguments: str, **environment: str) -> str:
+def prefect(*arguments: str, cwd: Path = PROJECT, **environment: str) -> str:
+    """Run Prefect's command in `cwd`, as a program does: its PWD stays what it was."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=PROJECT,
-        env=os.environ | {"PWD": str(PROJECT)} | environment,
+        cwd=cwd,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,0 +1,1 @@
+"""The deployable flows; each reads like its own description."""

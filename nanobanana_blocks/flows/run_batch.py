@@ -1,0 +1,141 @@
+"""The batch flow: from a manifest of prompts or task ids to images, each row paid for once."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Any
+
+from prefect import State, flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.ledger import Failure
+from nanobanana_blocks.batches.manifest import RowDefaults
+from nanobanana_blocks.batches.report import BatchReport
+from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.orchestration.observability.artifacts import publish_batch_report
+from nanobanana_blocks.orchestration.runs.batch_runs import (
+    BatchJob,
+    Shard,
+    opening_batch,
+    process_here,
+    require_credits,
+)
+from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
+from nanobanana_blocks.orchestration.runs.shards import run_shards, working_on_shard
+from nanobanana_blocks.storage.dates import DATE
+from nanobanana_blocks.storage.locations import redact
+
+
+def name_run() -> str:
+    """Name a run after what it does: ``prompts.jsonl to s3://bucket/folder``."""
+    parameters: dict[str, Any] = flow_run.parameters
+    manifest = redact(parameters["manifest"]).rpartition("/")[2]
+    what = f"{manifest} to {redact(parameters['destination'])}"
+    if DATE not in what:
+        return what
+    try:
+        date = str(parameters["date"] or scheduled_day(parameters["timezone"]))
+    except InvalidInput:
+        return what
+    return what.replace(DATE, date)
+
+
+@flow(name="run-batch", flow_run_name=name_run)
+async def run_batch(
+    manifest: str,
+    destination: str = "images",
+    credentials: str = "default",
+    defaults: RowDefaults = RowDefaults(),  # noqa: B008  # frozen, and Prefect shows it in the form
+    retry: tuple[Failure, ...] = (),
+    shards: Annotated[int, Field(ge=1, le=64)] = 1,
+    receiver_url: str | None = None,
+    timeout: float = 900.0,
+    in_flight: Annotated[int, Field(ge=1)] = 200,
+    poll: PollPolicy = PollPolicy(),  # noqa: B008  # frozen, and Prefect shows it in the form
+    check_credits: bool = True,
+    allow_partial: bool = False,
+    date: datetime.date | None = None,
+    timezone: str = "UTC",
+    shard_deployment: str = "run-shard/pool",
+) -> BatchReport:
+    """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
+
+    The whole manifest is checked before anything is spent. What was submitted is noted beside the
+    images, so running again, on any machine and after any crash, does only what is missing.
+
+    Args:
+        manifest: Path or fsspec URL of a JSONL or CSV file; {date} in it is replaced.
+        destination: A path, an fsspec URL such as s3://bucket/{date}, or the name of a saved
+            ImageStore block.
+        credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
+            NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
+        defaults: Options of rows that do not give them.
+        retry: Kinds of failures whose rows are submitted again, which may cost again.
+        shards: In how many child runs the rows are done; 1 does them in this run.
+        receiver_url: Public URL of the callback receiver, where one runs.
+        timeout: Seconds to wait for each generation task.
+        in_flight: Rows under way at a time, in each run.
+        poll: When to ask the API; its requests per second are the budget.
+        check_credits: Begin only if the account has about the credits that it takes.
+        allow_partial: End well even when not every row has landed.
+        date: What {date} stands for; by default the day on which the run was scheduled.
+        timezone: Time zone of that day, such as Europe/Berlin.
+        shard_deployment: Deployment of the child runs.
+
+    Returns:
+        What became of each row, in the order of the manifest; also kept beside the images.
+
+    Raises:
+        InvalidManifest: The manifest cannot be meant; every problem is named.
+        IncompleteLanding: Not every row has landed and `allow_partial` is off.
+        NanoBananaError: Something cannot be meant, is missing, or refuses; nothing was begun.
+    """
+    job = BatchJob(
+        manifest=manifest,
+        destination=destination,
+        credentials=credentials,
+        defaults=defaults,
+        retry=retry,
+        receiver_url=receiver_url,
+        timeout=timeout,
+        in_flight=in_flight,
+        poll=poll,
+        date=date or scheduled_day(timezone),
+    )
+    async with opening_batch(job) as batch:
+        if check_credits:
+            await require_credits(batch)
+        if shards > 1:
+            report = await run_shards(batch, job, shards, shard_deployment)
+        else:
+            await process_here(batch, job)
+            report = batch.report(finished=True)
+        get_run_logger().info("%s, in %s", report.describe(), report.destination)
+        await publish_batch_report(report, batch.landing)
+    if not allow_partial:
+        report.raise_unless_complete()
+    if batch.abort_error:
+        raise batch.abort_error
+    return report
+
+
+@flow(name="run-shard")
+async def run_shard(job: BatchJob, shard: Shard) -> State[BatchReport]:
+    """Do one part of a batch; started by run-batch.
+
+    Args:
+        job: What the batch was told.
+        shard: Which part this is.
+    """
+    async with (
+        working_on_shard(job, shard) as reports,
+        opening_batch(job, shard) as batch,
+    ):
+        await process_here(batch, job, reports, shard.report_name)
+        report = batch.report(finished=True)
+        await publish_batch_report(report, batch.landing)
+    return Completed(message=report.describe(), data=report)
