@@ -297,6 +297,21 @@ def callbacks(
         )
 
 
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to deploy from; made if need be.")
+    ] = Path(),
+) -> None:
+    """Write a prefect.yaml that deploys every flow, and an example manifest, into a folder."""
+    from nanobanana_blocks.cli.project import NEXT_STEPS, write_project
+
+    with _ending_well():
+        for path in write_project(folder):
+            typer.echo(f"Wrote {path}")
+        typer.echo(NEXT_STEPS)
+
+
 @app.command("save-key")
 def save_key(
     name: Annotated[str, typer.Argument(help="Name for the NanoBananaCredentials block.")] = (
