@@ -313,7 +313,7 @@ class RemoteFolder(Folder):
         self._file_system = None
 
     def path_of(self, name: str) -> str:
-        return f"{self._location.shown.rstrip('/')}/{name}"
+        return Location.child(self._location.redacted, name)
 
     async def prepare(self) -> None:
         if self._kind.posix:
@@ -411,14 +411,14 @@ class RemoteFolder(Folder):
         except ImportError as error:
             step = f"pip install 'nanobanana-blocks[{extra}]'" if extra else str(error)
             raise DestinationError(
-                f"{self._location.shown}: the fsspec backend for {protocol}:// is not installed. "
-                f"{step}"
+                f"{self._location.redacted}: the fsspec backend for {protocol}:// is not "
+                f"installed. {step}"
             ) from None
         package = found.__module__.partition(".")[0]
         if self._kind.package not in (None, package):
             raise DestinationError(
-                f"{self._location.shown}: {protocol}:// would be served by {package}, which cannot "
-                f"write safely here. pip install 'nanobanana-blocks[{extra}]'"
+                f"{self._location.redacted}: {protocol}:// would be served by {package}, "
+                f"which cannot write safely here. pip install 'nanobanana-blocks[{extra}]'"
             )
         return found
 

@@ -56,7 +56,7 @@ _JITTER = random.SystemRandom()
 class Destination:
     """A folder that images and receipts are published in.
 
-    Made by `open`, which tells whether the URL can be meant; `check_writable` tells whether the
+    Made by `open`, which tells whether the URL is valid; `check_writable` tells whether the
     place is there and lets itself be written. One destination serves one event loop.
 
     Every method raises `StorageError` where trying again may help, and `DestinationError` where
@@ -78,25 +78,29 @@ class Destination:
     @classmethod
     async def open(
         cls,
-        url: str,
+        url: str | Location,
         storage_options: Mapping[str, Any] | None = None,
         *,
         operation_seconds: float = 120.0,
         check_seconds: float = 15.0,
+        called: str | None = None,
     ) -> Destination:
         """Return the destination that `url` names; nothing is asked of the storage yet.
 
         Args:
-            url: A local path (``~`` is expanded) or an fsspec URL, such as ``s3://bucket/folder``.
+            url: A local path (``~`` is expanded) or an fsspec URL, such as ``s3://bucket/folder``;
+                or either of them, checked.
             storage_options: What fsspec's backend takes, credentials for one.
             operation_seconds: How long one operation may take, its retries included.
             check_seconds: How long opening, and `check_writable`, may take.
+            called: What messages call it, without secrets; the URL without its secrets by default.
 
         Raises:
-            DestinationError: The URL cannot be meant as it stands, its backend is not installed,
+            DestinationError: The URL is invalid, its backend is not installed,
                 or the backend does not take the options.
         """
-        location = Location.parse(url)
+        location = url if isinstance(url, Location) else Location.parse(url)
+        called = called or location.redacted
         executor = ThreadPoolExecutor(THREADS, thread_name_prefix="nanobanana-storage")
         folder: Folder
         if location.local is not None:
@@ -107,9 +111,9 @@ class Destination:
             await within(check_seconds, folder.connect)
         except Exception as error:
             folder.close()
-            raise checking_error(location.shown, "open", error) from None
+            raise checking_error(called, "open", error) from None
         return cls(
-            location.shown,
+            called,
             folder,
             operation_seconds=operation_seconds,
             check_seconds=check_seconds,
@@ -309,7 +313,7 @@ class StorageLocation:
 
     def child(self, folder: str) -> StorageLocation:
         """The folder inside this one."""
-        return replace(self, url=f"{self.url.rstrip('/')}/{folder}")
+        return replace(self, url=Location.child(self.url, folder))
 
     def for_date(self, day: date) -> StorageLocation:
         """The folder of a day, where the URL holds ``{date}``."""

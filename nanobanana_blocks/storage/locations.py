@@ -1,10 +1,16 @@
-"""What a destination's URL means; every one that cannot be meant gets its own clear error."""
+"""What a destination's path or URL names; each kind of invalid one gets its own clear error.
+
+Nothing is asked of a storage here. What several kinds of storage would read in different ways, or
+list as empty although it can be read (``a//b``), is refused rather than changed: a silent change
+would look for a batch's ledger in another folder, and pay again.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+import unicodedata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,11 +21,18 @@ from nanobanana_blocks.errors import DestinationError
 
 @dataclass(frozen=True)
 class Location:
-    """A destination's URL after its check; `shown` holds no password, `url` may."""
+    """A destination's URL after its check.
+
+    Attributes:
+        protocol: fsspec's name of the kind of storage; ``file`` for local folders.
+        url: The URL or absolute local path, without a slash at its end; may hold a password.
+        redacted: The same without password, query and fragment, as messages may have it.
+        local: The absolute path of a local folder; None for every other kind of storage.
+    """
 
     protocol: str
     url: str = field(repr=False)
-    shown: str
+    redacted: str
     local: Path | None = None
 
     @classmethod
@@ -68,34 +81,75 @@ class Location:
                 f"{text}: a file URL names an absolute path. Write file:///folder, with three "
                 "slashes, or a plain path."
             )
+        if "\\" in path and os.sep != "\\":
+            raise DestinationError(
+                f"{text}: a backslash separates no folders on this system. Write forward slashes."
+            )
+        if absolute and _ESCAPED.search(path):
+            raise DestinationError(
+                f"{text}: percent signs in a file URL are taken literally. Write the plain path."
+            )
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.resolve would follow links
-        return cls(protocol="file", url=str(folder), shown=str(folder), local=folder)
+        return cls(protocol="file", url=str(folder), redacted=str(folder), local=folder)
 
     @classmethod
     def _remote(cls, text: str, protocol: str) -> Location:
-        shown = _without_secrets(text)
+        redacted = _without_secrets(text)
         if reason := _REFUSED.get(protocol):
-            raise DestinationError(f"{shown}: {reason}")
+            raise DestinationError(f"{redacted}: {reason}")
         if not _is_known(protocol):
             raise DestinationError(
-                f"{shown}: fsspec knows no protocol {protocol!r}. Known are s3, gs, az, sftp, file "
-                "and others; check the spelling."
+                f"{redacted}: fsspec knows no protocol {protocol!r}. Known are s3, gs, az, sftp, "
+                "file and others; check the spelling."
             )
         if "?" in text or "#" in text:
             raise DestinationError(
-                f"{shown}: a destination has no `?` or `#`; some backends would cut the name "
+                f"{redacted}: a destination has no `?` or `#`; some backends would cut the name "
                 "there. Put options in storage_options."
             )
-        rest = text.split("://", 1)[1]
-        if protocol != "memory" and not rest.strip("/"):
-            raise DestinationError(f"{shown}: it names no bucket, container or host.")
+        prefix, rest = f"{protocol}://", text.partition("://")[2].rstrip("/")
+        if protocol == "memory":
+            rest = rest.lstrip("/")  # both ways of writing it name the same folder
+        elif not rest or (protocol in _NAMES_AUTHORITY and rest.startswith("/")):
+            raise DestinationError(f"{redacted}: it names no bucket, container or host.")
         if protocol in ("sftp", "ssh") and not urlsplit(text).path.strip("/"):
-            raise DestinationError(f"{shown}: it names no folder on the host.")
-        return cls(protocol=protocol, url=text.rstrip("/"), shown=shown.rstrip("/"))
+            raise DestinationError(f"{redacted}: it names no folder on the host.")
+        path = rest if protocol == "memory" else rest.partition("/")[2]
+        if reason := _invalid_path(path, protocol):
+            raise DestinationError(f"{redacted}: {reason}")
+        return cls(protocol=protocol, url=prefix + rest, redacted=_without_secrets(prefix + rest))
+
+    def parent_and_name(self) -> tuple[Location, str]:
+        """The folder that this is in, and its name there.
+
+        Raises:
+            DestinationError: It is a root, a bucket, a container or a host.
+        """
+        if self.local is not None:
+            folder = self.local.parent
+            if not self.local.name:
+                raise DestinationError(f"{self.redacted}: this is a folder. Name the file in it.")
+            return Location("file", str(folder), str(folder), folder), self.local.name
+        prefix, _, path = self.url.partition("://")
+        folder_path, slash, name = path.rpartition("/")
+        if not name or (not slash and self.protocol != "memory"):
+            raise DestinationError(f"{self.redacted}: it names no file.")
+        url = f"{prefix}://{folder_path}"
+        return replace(self, url=url, redacted=_without_secrets(url)), name
+
+    @staticmethod
+    def child(url: str, name: str) -> str:
+        """The path or URL of a file or folder inside a folder, given as users write it."""
+        text = url.strip()
+        return text + name if text.endswith("/") else f"{text}/{name}"
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/|:)")
 _CHAINED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
+_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
+_NAMES_AUTHORITY = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "sftp", "ssh"})
+"""Protocols whose URLs begin with a bucket, a container or a host."""
+_AZURE = frozenset({"az", "abfs", "abfss"})
 _IPV6_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]")
 
 _READ_ONLY = "it can be read only. Give a storage that can be written."
@@ -107,6 +161,35 @@ _REFUSED = {
     **dict.fromkeys(("dir", "generic", "async_wrapper", "asyncwrapper"), _ARCHIVE),
     "adl": "Azure Data Lake Gen1 is retired. Write az://container/folder.",
 }
+
+
+def _invalid_path(path: str, protocol: str) -> str | None:
+    """What is wrong with the folders that a URL names, and the next step; None if nothing is.
+
+    Each was seen to be listed as empty, or to be read as another folder, by a client or a server.
+    """
+    folders = path.split("/")
+    if "" in folders and path:
+        return (
+            "two slashes in a row make a folder without a name, which many storages list as empty. "
+            "Write one."
+        )
+    if "." in folders or ".." in folders:
+        return "`.` and `..` are names like any other to a storage. Write the whole path."
+    if "\\" in path:
+        return "a backslash separates no folders in a URL. Write forward slashes."
+    if any(folder != folder.strip() for folder in folders):
+        return "a folder's name begins or ends with a space, which some storages drop. Remove it."
+    if _ESCAPED.search(path):
+        return "percent signs are taken literally. Write the characters themselves, also spaces."
+    if not unicodedata.is_normalized("NFC", path):
+        return (
+            "it holds letters in two parts (an accent by itself), as when copied from a file list "
+            "on macOS; to a storage that is another name. Type it anew."
+        )
+    if protocol in _AZURE and any(folder.endswith(".") for folder in folders):
+        return "Azure drops the dots at the end of a folder's name. Remove them."
+    return None
 
 
 def _is_known(protocol: str) -> bool:
@@ -133,4 +216,4 @@ def redact(place: str) -> str:
         location = Location.parse(place)
     except DestinationError:
         return f"{place.partition(':')[0]}:…"
-    return place if location.local else location.shown
+    return place.strip() if location.local else location.redacted

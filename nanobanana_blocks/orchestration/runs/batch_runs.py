@@ -142,7 +142,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             client, ledger, timeout=job.timeout, retry=job.retry, callback_url=callback_url
         )
         batch = Batch(
-            Location.parse(manifest_url).shown,
+            Location.parse(manifest_url).redacted,
             manifest.digest,
             rows,
             submitter,
