@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import pickle
 import re
 import socket
 import tracemalloc
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -32,9 +36,10 @@ from nanobanana_blocks.batches.manifest import (
     formats,
     parse_manifest,
     read_manifest,
-    source,
 )
 from nanobanana_blocks.batches.manifest.fields import NAMES
+from nanobanana_blocks.batches.manifest.placeholders import placeholder
+from nanobanana_blocks.batches.manifest.source import Source
 from nanobanana_blocks.errors import DestinationError, InvalidInput, StorageError
 from tests.support.storage_servers import S3Server, s3_server
 
@@ -546,7 +551,11 @@ def test_the_same_rows_in_both_formats_are_recognised_as_the_same() -> None:
         ("prompt;name\na;b", "its cells are separated by semicolons; use commas"),
         ('"prompt";"name"\na;b', "its cells are separated by semicolons; use commas"),
         ("prompt\tname\na\tb", "its cells are separated by tabs; use commas"),
-        ("prompt,,name\na,b,c", "row 1: column 2 of the header has no name"),
+        ("prompt,,name\na,b,c\nd,e,f", "row 2: has a value in column 2, which has no name in the"),
+        (
+            ",prompt\n0,a\n1,b",
+            "row 2: has a value in column 1, which has no name in the header; pan",
+        ),
         ("prompt,prompt\na,b", "row 1, prompt: is the name of 2 columns"),
         ("prompt,name\na,b,c", "row 2: has 3 cells, and the header 2; is a comma not within"),
         ("prompt\n", "it has no rows"),
@@ -583,6 +592,292 @@ def test_a_quote_left_open_hides_no_problem_before_it() -> None:
         "row 2, numImages: must be at most 4, not 9",
         "row 3: byte 4 of line 3 is not UTF-8. Save the file as UTF-8.",
     ]
+
+
+SAMPLES = Path(__file__).parent / "samples"
+
+BOTH = ("https://img.example.org/a.png", "https://img.example.org/b.png")
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("joined.csv", ["row 3: repeats the header in row 1; were two files put together?"]),
+        ("joined-typed.csv", ["row 3: repeats the header in row 1; were two files put together?"]),
+        (
+            "excel-errors.csv",
+            [
+                "row 2, prompt: holds #REF!, a spreadsheet's error.",
+                "row 3, prompt: holds #N/A, a spreadsheet's error.",
+                "row 4, prompt: holds #NAME?, a spreadsheet's error.",
+                "row 5, prompt: holds None, which programs write for no value.",
+                "row 6, prompt: holds nan, which programs write for no value.",
+                "row 7, prompt: holds TODO, which is still to be filled in",
+                "row 8, prompt: holds a template's place that was not filled in",
+            ],
+        ),
+        (
+            "pandas-nan.csv",
+            [f"row 2, {name}: holds nan, which" for name in ("name", "imageUrls", "numImages")],
+        ),
+        ("semicolon-with-comma.csv", ["its cells are separated by semicolons; use commas"]),
+        ("sep-line.csv", ["line 1 is `sep=,`, which only Excel reads. Delete the line"]),
+        ("workbook-renamed.csv", ["this is a spreadsheet workbook (.xlsx). Save its sheet"]),
+        ("workbook.xlsx", ["this is a spreadsheet workbook (.xlsx). Save its sheet"]),
+        ("packed.csv.gz", ["this is compressed (gzip). Unpack it"]),
+        ("sign-in-page.csv", ["this is an HTML page, perhaps one to sign in"]),
+    ],
+)
+def test_a_file_that_went_wrong_before_is_told_as_what_it_is(file: str, says: list[str]) -> None:
+    """Rule: each problem of a file that people did give is named once, with the next step."""
+    problems = told((SAMPLES / file).read_bytes(), file)
+    assert len(problems) == len(says)
+    for problem, start in zip(problems, says, strict=True):
+        assert problem.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("file", "means"),
+    [
+        ("comma.csv", [("join", BOTH)]),
+        ("semicolon.csv", [("join", BOTH)]),
+        ("trailing-empty-cells.csv", [("boat", None), ("car", None)]),
+        ("trailing-empty-columns.csv", [("boat", None), ("car", None)]),
+    ],
+)
+def test_a_file_that_is_clear_is_read(file: str, means: list[tuple[str, object]]) -> None:
+    """Rule: what can have only one meaning has it."""
+    rows = parsed((SAMPLES / file).read_bytes(), file)
+    assert [(row.name, row.request and row.request.image_urls) for row in rows] == means
+
+
+@pytest.mark.parametrize(
+    ("cell", "urls"),
+    [
+        ("https://x/a,https://x/b", ["https://x/a", "https://x/b"]),
+        ("https://x/a, https://x/b", ["https://x/a", "https://x/b"]),
+        ("https://x/a ,https://x/b,", ["https://x/a", "https://x/b"]),
+        ("https://x/a;https://x/b; ", ["https://x/a", "https://x/b"]),
+        ("https://x/a|http://x/b", ["https://x/a", "http://x/b"]),
+        ("https://x/a\n,\nhttps://x/b", ["https://x/a", "https://x/b"]),
+        ("https://x/a\thttps://x/b", ["https://x/a", "https://x/b"]),
+        ("https://x/w_100,h_50/a;v=1", ["https://x/w_100,h_50/a;v=1"]),
+        ("https://x/a,b.png", ["https://x/a,b.png"]),
+        ("https://x/?u=https://y/a", ["https://x/?u=https://y/a"]),
+        ('["https://x/a,b", "https://x/c"]', ["https://x/a,b", "https://x/c"]),
+    ],
+)
+def test_the_urls_in_a_cell_are_told_apart(cell: str, urls: list[str]) -> None:
+    """Rule: white space, or a comma and the like before http, ends a URL; no other comma does."""
+    table = io.StringIO()
+    csv.writer(table).writerows([["prompt", "imageUrls"], ["a", cell]])
+    (row,) = parsed(table.getvalue(), "a.csv")
+    assert row.request
+    assert list(row.request.image_urls or ()) == urls
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|"])
+def test_joined_urls_in_one_item_of_a_list_are_refused(mark: str) -> None:
+    """Rule: what lists say of their items is not changed, and a broken URL is never paid for."""
+    joined = f"https://x/a{mark}HTTPS://s3cr3t/b"
+    says = "item 2 joins several URLs. Write each as an item of its own"
+    assert problem_of(prompt="a", imageUrls=["https://x/c", joined]).startswith(
+        f"imageUrls: {says}"
+    )
+    table = io.StringIO()
+    rows = [["prompt", "imageUrls"], ["a", json.dumps(["https://x/c", joined])]]
+    csv.writer(table).writerows(rows)
+    (problem,) = told(table.getvalue(), "a.csv")
+    assert problem.startswith(f"row 2, imageUrls: {says}")
+    assert "s3cr3t" not in problem
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "prompt,name,numImages",
+        "prompt,name,",
+        "\ufeffprompt,name,numImages",
+        " Prompt , NAME ,numImages",
+        '"prompt","name","numImages"',
+        "name,prompt,image_urls",
+        "task_id,name",
+    ],
+)
+def test_a_header_among_the_rows_is_refused(row: str) -> None:
+    """Rule: a header is no prompt, whatever its marks, case and order of columns."""
+    text = f"prompt,name,numImages\r\nA boat,boat,2\r\n{row}\r\nA car,car,1\r\n"
+    (problem,) = told(text, "rows.csv")
+    assert problem.startswith("row 3: repeats the header in row 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["prompt,name\nkey,key\n", "prompt,name\nwatermark,w\n", "prompt,name\nA prompt,prompt\n"],
+)
+def test_a_row_may_hold_the_name_of_a_field(text: str) -> None:
+    """Rule: a picture of a key is none of a header."""
+    assert len(parsed(text, "rows.csv")) == 1
+
+
+def test_a_header_that_became_a_row_of_jsonl_is_refused() -> None:
+    """Rule: joined tables that were converted are told alike, but one word is a prompt."""
+    (problem,) = told(jsonl({"prompt": "a"}, {"prompt": "prompt", "name": "name"}))
+    assert problem.startswith("row 2: repeats a header; were two files put together?")
+    assert len(parsed(jsonl({"prompt": "prompt"}))) == 1
+
+
+PLACEHOLDERS = {
+    "a spreadsheet's error": (
+        "#REF!",
+        "#N/A",
+        "#VALUE!",
+        "#DIV/0!",
+        "#NAME?",
+        "#ERROR!",
+        "Err:502",
+    ),
+    "no value": ("nan", "NaN", "NaT", "<NA>", "N/A", "None", "NULL", "undefined", " nan "),
+    "a template's place": ("{{prompt}}", "a {{ colour }} cat", "${prompt}", "{% for x in y %}"),
+    "a formula": ("=A1", "=CONCAT(A1;B1)", "=Sheet1!B$2&C2"),
+    "too narrow": ("#####",),
+}
+IN_PROMPTS = {
+    "a template's place": ("{prompt}", "<YOUR PROMPT>", "[prompt]", "%PROMPT%", "$PROMPT"),
+    "still to be filled in": ("TODO", "tbd", "FIXME:", "Lorem ipsum"),
+    "only punctuation": ("-", "???", "..."),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        *((cell, says) for says, cells in PLACEHOLDERS.items() for cell in cells),
+        *((cell, says) for says, cells in IN_PROMPTS.items() for cell in cells),
+    ],
+)
+def test_a_cell_without_a_value_is_no_prompt(cell: str, says: str) -> None:
+    """Rule: it is refused as what it looks like, and JSONL takes the same text as it stands."""
+    table = io.StringIO()
+    csv.writer(table).writerows([["prompt"], [cell]])
+    (problem,) = told(table.getvalue(), "rows.csv")
+    assert problem.startswith("row 2, prompt: holds ")
+    assert says in problem
+    assert len(parsed(jsonl({"prompt": cell}))) == 1
+
+
+@pytest.mark.parametrize(
+    "column", ["name", "key", "task_id", "imageUrls", "numImages", "watermark", "endpoint"]
+)
+@pytest.mark.parametrize("cell", ["nan", "#N/A", "{{x}}"])
+def test_a_cell_without_a_value_is_refused_in_every_column(column: str, cell: str) -> None:
+    """Rule: it is one problem a cell, so no file is called nan and no task id is."""
+    first = "" if column == "task_id" else "a"
+    for rows in (f"{first},{cell}", f"{first},{cell}\n{first},{cell}"):
+        problems = told(f"prompt,{column}\n{rows}", "rows.csv")
+        assert len(problems) == rows.count("\n") + 1
+        assert all(f", {column}: holds " in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A nan bread",
+        "Nanjing at dawn",
+        "none of the above",
+        "#1 in the charts",
+        "a #ERROR sign",
+        "=^.^= a cat",
+        "$100 on a table",
+        "🐈",
+        "猫",
+        "{a} and <b> and [c]",
+        "a braced {word}",
+        "a todo list",
+    ],
+)
+def test_a_prompt_that_only_resembles_a_placeholder_is_read(prompt: str) -> None:
+    """Rule: what says something is a prompt."""
+    (row,) = parsed(f'prompt\n"{prompt}"\n', "rows.csv")
+    assert row.request
+    assert row.request.prompt == prompt
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt,name,,,\na,b,,,\n",
+        "prompt,,name\na,,b\n",
+        ",prompt,name\n,a,b\n",
+        "prompt,name\na,b,,,,\n",
+        "prompt,name\na,b, ,\t\n",
+        "prompt,name,\na,b\n,,,,\n",
+        '\ufeffprompt,name,""\r\na,b,""\r\n',
+    ],
+)
+def test_empty_columns_and_cells_mean_nothing(text: str) -> None:
+    """Rule: a column with neither a name nor a value is none, wherever it is."""
+    (row,) = parsed(text, "rows.csv")
+    assert (row.name, row.request and row.request.prompt) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prompt;name;note, internal\na;b;c", "its cells are separated by semicolons"),
+        ('\ufeff"prompt";"a, b"\na;b', "its cells are separated by semicolons"),
+        ("note, internal;prompt;name\na;b;c", "its cells are separated by semicolons"),
+        ("prompt\tname\tnote, internal\na\tb\tc", "its cells are separated by tabs"),
+        ("prompt|name\na|b", "its cells are separated by vertical bars"),
+        ("sep=,\nprompt,name\na,b", "line 1 is `sep=,`"),
+        ("\ufeffSEP=;\r\nprompt;name\r\na;b", "line 1 is `SEP=;`"),
+        ('"sep=,"\nprompt,name\na,b', 'line 1 is `"sep=,"`'),
+        ('{"prompt": "a"}\n', "this is JSON. Write one object per line, and name it .jsonl."),
+        ('[{"prompt": "a"}]', "this is JSON. Write one object per line, and name it .jsonl."),
+    ],
+)
+def test_other_tables_are_told_as_what_they_are(text: str, says: str) -> None:
+    """Rule: the separator is that which makes known columns, whatever else is in the header."""
+    (problem,) = told(text, "rows.csv")
+    assert problem.startswith(says)
+
+
+def _zipped(*names: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("file", ["rows.csv", "rows.jsonl", "rows"])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (_zipped("[Content_Types].xml", "xl/workbook.xml"), "this is a spreadsheet workbook (.xl"),
+        (_zipped("[Content_Types].xml", "word/document.xml"), "this is a Word document"),
+        (_zipped("Index/Document.iwa"), "this is a spreadsheet workbook (.numbers)"),
+        (_zipped("rows.csv"), "this is compressed (zip)"),
+        (gzip.compress(b"prompt\na", mtime=0), "this is compressed (gzip)"),
+        (bz2.compress(b"prompt\na"), "this is compressed (bzip2)"),
+        (lzma.compress(b"prompt\na"), "this is compressed (xz)"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(9), "this is a spreadsheet workbook, or"),
+        (b"PAR1" + bytes(9), "this is a Parquet file"),
+        (b"%PDF-1.7\n", "this is a PDF document"),
+        (b"\x89PNG\r\n\x1a\n", "this is an image"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE HTML PUBLIC>", "this is an HTML page"),
+        (b"<!-- login --><html>", "this is an HTML page"),
+        (b"<HTML><head>", "this is an HTML page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "this is XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "this is a Git LFS pointer"),
+        ("prompt".encode("utf-32"), "line 1 begins as UTF-32 does"),
+        ("prompt\tname\na\tb".encode("utf-16"), "line 1 begins as UTF-16 does"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_problem(data: bytes, says: str, file: str) -> None:
+    """Rule: whatever its name, what it is and what to do is told, not what its bytes are like."""
+    (problem,) = told(data, file)
+    assert problem.startswith(says)
 
 
 # --- limits -------------------------------------------------------------------------------------
@@ -691,6 +986,7 @@ def test_a_prompt_comes_out_of_a_table_as_it_went_in(prompts: list[str]) -> None
     """Rule: text fields keep their text, whatever quotes and line ends are in it."""
     prompts = [prompt.replace("\0", "") or "x" for prompt in prompts]
     prompts = [prompt for prompt in prompts if prompt.strip()] or ["x"]
+    assume(not any(placeholder(prompt, is_prompt=True) for prompt in prompts))
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_ALL)
     writer.writerows([["prompt"], *([prompt] for prompt in prompts)])
@@ -827,17 +1123,15 @@ async def test_options_that_the_backend_does_not_take_are_told() -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-async def test_a_storage_that_does_not_answer_is_given_up(
-    s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_storage_that_does_not_answer_is_given_up(s3: S3Server) -> None:
     """Rule: a limit on the time holds, and is told."""
     fsspec.get_filesystem_class("s3")  # its import takes longer than the limit
-    monkeypatch.setattr(source, "INFO_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         options = s3.options() | {"client_kwargs": {"endpoint_url": endpoint}}
+        file = Source.parse("s3://bucket/rows.jsonl")
         with pytest.raises((StorageError, DestinationError), match=r"no answer within 0\.2 s"):
-            await read_manifest("s3://bucket/rows.jsonl", storage_options=options)
+            await file.read(options, seconds=0.2)
 
 
 async def test_a_file_that_is_too_large_is_not_read(

@@ -83,10 +83,10 @@ async def read_manifest(
 
     Raises:
         InvalidManifest: As `parse_manifest` does.
-        DestinationError: The URL cannot be meant, there is no such file, or access is refused.
+        DestinationError: The URL is invalid, there is no such file, or access is refused.
         StorageError: The storage is out of reach or failed; trying again may help.
     """
     source = Source.parse(url)
     data = await source.read(storage_options)
-    parse = partial(parse_manifest, data, source=source.location.shown, defaults=defaults)
+    parse = partial(parse_manifest, data, source=source.path, defaults=defaults)
     return await asyncio.to_thread(parse)

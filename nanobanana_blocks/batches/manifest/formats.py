@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
+from nanobanana_blocks.batches.manifest.fields import NAMES
+from nanobanana_blocks.batches.manifest.file_kinds import foreign_kind
 from nanobanana_blocks.batches.manifest.problems import Problem
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -97,7 +99,12 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SEP_LINE = re.compile(r"\"?sep=.?\"?[,;\t|]*", re.IGNORECASE)
+_SEP_STEP = "Delete the line, and separate cells by commas."
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_MAX_HEADER_BYTES = 65_536
 _FIRST = re.compile(rb"\s*(\S)")
 _FIRST_LINE = re.compile(rb"\s*(\S[^\n]*)")
 _PRETTY = re.compile(rb"\s*\{[ \t\r]*\n")
@@ -106,8 +113,11 @@ _Reader = Callable[[bytes, int], Iterator[Record | Problem]]
 
 
 def _reader(data: bytes, start: int, source: str) -> _Reader | Problem:
-    if data.startswith(_UTF_16):
-        return Problem(None, None, "line 1 begins as UTF-16 does. Save the file as UTF-8.")
+    if kind := foreign_kind(data, start):
+        return Problem(None, None, kind)
+    if data.startswith((*_UTF_32, *_UTF_16)):
+        encoding = "UTF-32" if data.startswith(_UTF_32) else "UTF-16"
+        return Problem(None, None, f"line 1 begins as {encoding} does. Save the file as UTF-8.")
     if (position := data.find(b"\0")) >= 0:
         line = data.count(b"\n", 0, position) + 1
         return Problem(
@@ -118,7 +128,7 @@ def _reader(data: bytes, start: int, source: str) -> _Reader | Problem:
         return Problem(None, None, "it has no rows")
     extension = PurePosixPath(source).suffix.lower()
     if extension == ".csv":
-        return _csv_reader(data, start)
+        return _csv_reader(data, start, first[1])
     if first[1] == b"[":
         return Problem(None, None, "this is a JSON array; write one object per line")
     if extension not in (".jsonl", ".ndjson", ".json") and first[1] != b"{":
@@ -130,13 +140,25 @@ def _reader(data: bytes, start: int, source: str) -> _Reader | Problem:
     return _json_rows
 
 
-def _csv_reader(data: bytes, start: int) -> _Reader | Problem:
-    header = _FIRST_LINE.match(data, start)
-    if header and data.find(b",", *header.span(1)) < 0:
-        for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
-            if data.find(separator, *header.span(1)) >= 0:
-                return Problem(None, None, f"its cells are separated by {name}; use commas")
+def _csv_reader(data: bytes, start: int, first: bytes) -> _Reader | Problem:
+    begin, end = found.span(1) if (found := _FIRST_LINE.match(data, start)) else (start, start)
+    header = data[begin : min(end, begin + _MAX_HEADER_BYTES)].decode(errors="replace").strip()
+    if _SEP_LINE.fullmatch(header):
+        return Problem(None, None, f"line 1 is `{header}`, which only Excel reads. {_SEP_STEP}")
+    if first in (b"{", b"["):
+        return Problem(None, None, "this is JSON. Write one object per line, and name it .jsonl.")
+    known = _known_columns(header, ",")
+    for separator, name in _OTHER_SEPARATORS.items():
+        columns = _known_columns(header, separator)
+        if columns > known or (not known and separator in header and "," not in header):
+            return Problem(None, None, f"its cells are separated by {name}; use commas")
     return _csv_rows
+
+
+def _known_columns(header: str, separator: str) -> int:
+    """How many names of fields are in a header, if its cells are separated so."""
+    cells = (cell.strip().strip("\"'") for cell in header.split(separator))
+    return sum(cell in NAMES for cell in cells)
 
 
 def _lines(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
@@ -216,7 +238,7 @@ class _CsvLines(Iterator[str]):
 
 
 def _csv_rows(data: bytes, start: int) -> Iterator[Record | Problem]:
-    titles, header = 0, list[str]()
+    titles, header, told = 0, list[str](), set[int]()
     for number, row in enumerate(_csv_cells(data, start), start=1):
         if isinstance(row, Problem):
             yield row
@@ -225,12 +247,17 @@ def _csv_rows(data: bytes, start: int) -> Iterator[Record | Problem]:
         elif not header:
             titles, header = number, [cell.strip() for cell in row]
             yield from _header_problems(number, header)
-        elif len(row) > len(header):
-            count = f"{len(row):,} cells, and the header {len(header):,}"
-            yield Problem(number, None, f"has {count}; is a comma not within quotes?")
         else:
-            cells = zip(header, row, strict=False)  # an empty cell may be left out at the end
-            fields = {name: cell for name, cell in cells if name and cell.strip()}
+            cells = [(column, cell) for column, cell in enumerate(row) if cell.strip()]
+            if cells[-1][0] >= len(header):
+                count = f"{cells[-1][0] + 1:,} cells, and the header {len(header):,}"
+                yield Problem(number, None, f"has {count}; is a comma not within quotes?")
+                continue
+            for column, _ in cells:
+                if not header[column] and column not in told:
+                    told.add(column)
+                    yield Problem(number, None, _without_name(column))
+            fields = {header[column]: cell for column, cell in cells if header[column]}
             yield Record(number, fields, titles)
 
 
@@ -255,12 +282,14 @@ def _csv_cells(data: bytes, start: int) -> Iterator[list[str] | Problem]:
 
 
 def _header_problems(number: int, header: list[str]) -> Iterator[Problem]:
-    counts = Counter(header)
-    if counts.pop("", 0):
-        yield Problem(number, None, f"column {header.index('') + 1} of the header has no name")
-    for name, count in counts.items():
-        if count > 1:
+    for name, count in Counter(header).items():
+        if name and count > 1:
             yield Problem(number, name, f"is the name of {count} columns")
+
+
+def _without_name(column: int) -> str:
+    index = "; pandas writes its index so, unless told index=False" if column == 0 else ""
+    return f"has a value in column {column + 1}, which has no name in the header{index}"
 
 
 def _csv_message(said: str) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from nanobanana_blocks.api.details import check_task_id
 from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
+from nanobanana_blocks.batches.manifest.cells import from_cell, is_joined
 from nanobanana_blocks.batches.manifest.fields import (
     ALIASES,
     NAMES,
@@ -25,7 +26,8 @@ from nanobanana_blocks.batches.manifest.fields import (
     having,
     unknown,
 )
-from nanobanana_blocks.batches.manifest.formats import Record, parse_json
+from nanobanana_blocks.batches.manifest.formats import Record
+from nanobanana_blocks.batches.manifest.placeholders import placeholder
 from nanobanana_blocks.batches.manifest.problems import Problem, reworded, value_shown
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.storage.names import MAX_NAME_BYTES, safe_name
@@ -35,14 +37,12 @@ MAX_KEY_LENGTH = 200
 
 _DIGEST_DIGITS = 32
 _MAX_UNKNOWN = 10
-_TEXTS = frozenset({"prompt", "watermark"})
-_CELLS: Mapping[str, TypeAdapter[Any]] = {
-    "num_images": TypeAdapter(int),
-    "google_search": TypeAdapter(bool),
-}
-"""What cells of a column mean, where that is not text."""
+_SEPARATE = "Write each as an item of its own; a comma of one URL before http as %2C"
 _NOT_QUOTED = frozenset({"prompt", "image_urls"})
 _IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+_HEADER_NAMES = frozenset(name.lower() for name in NAMES)
+_ROW_MAKERS = frozenset({"prompt", "taskid", "task_id"})
+"""Of these, a header has at least one."""
 _RESERVED_ENDINGS = (".json", ".report")
 
 
@@ -72,14 +72,20 @@ class Row:
 
 @dataclass(slots=True)
 class _Fields:
-    """What one row gives, by Python's name of the field, and the file's spelling of each."""
+    """What one row gives, by Python's name of the field, and the file's spelling of each.
+
+    Of a field that is `refused`, nothing else is told.
+    """
 
     row: int
     problems: list[Problem]
     values: dict[str, Any] = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
 
     def tell(self, name: str, message: str) -> None:
+        if name in self.refused:
+            return
         spelling = self.spellings.get(name) or ALIASES[name]
         self.problems.append(Problem(self.row, spelling, message))
 
@@ -110,6 +116,9 @@ class RowChecker:
         if isinstance(found, Problem):
             self.problems.append(found)
             self._all_understood = False
+            return
+        if problem := _repeated_header(found):
+            self.problems.append(Problem(found.row, None, problem))
             return
         problems_before = len(self.problems)
         fields = self._sorted_out(found)
@@ -161,7 +170,10 @@ class RowChecker:
                 )
             else:
                 fields.spellings[name] = spelling
-                fields.values[name] = value if record.header is None else _from_cell(name, value)
+                fields.values[name] = value if record.header is None else from_cell(name, value)
+                if problem := _unusable(record, name, value, fields.values[name]):
+                    fields.tell(name, problem)
+                    fields.refused.add(name)
         if unknown_names:
             self._tell_unknown(record, unknown_names)
         return fields
@@ -304,24 +316,35 @@ class RowChecker:
         return digest if self._repeats[digest] == 1 else f"{digest}-{self._repeats[digest]}"
 
 
-def _from_cell(name: str, text: str) -> object:
-    """The value that a CSV cell means; what cannot be understood stays text, and is found wrong."""
-    if name in _TEXTS:
-        return text
-    text = text.strip()
-    if name in _CELLS:
-        try:
-            return _CELLS[name].validate_python(text)
-        except ValidationError:
-            return text
-    if name != "image_urls":
-        return text
-    if not text.startswith("["):
-        return text.split()
-    try:
-        return parse_json(text)[0]
-    except ValueError:
-        return text
+def _repeated_header(record: Record) -> str | None:
+    """What is wrong with a row that is the header once more, as where files were put together."""
+    cells = {
+        name.strip().lower(): value.strip("\ufeff \t").lower() if isinstance(value, str) else value
+        for name, value in record.fields.items()
+    }
+    values = list(cells.values())
+    enough = 2 if record.header is None else 1
+    if len(cells) < enough or not all(isinstance(value, str) for value in values):
+        return None
+    repeats = all(name == value for name, value in cells.items())
+    other_order = len(set(values)) == len(values) > 1 and _HEADER_NAMES.issuperset(values)
+    if not repeats and not (other_order and not _ROW_MAKERS.isdisjoint(values)):
+        return None
+    header = "a header" if record.header is None else f"the header in row {record.header}"
+    return f"repeats {header}; were two files put together? Delete the row"
+
+
+def _unusable(record: Record, name: str, written: object, value: object) -> str | None:
+    """What is wrong with a value that its field's type would let pass, or would tell wrongly."""
+    if record.header is not None and isinstance(written, str):
+        problem = placeholder(written, is_prompt=name == "prompt")
+        if problem:
+            return problem
+    if name == "image_urls" and isinstance(value, list):
+        for number, url in enumerate(value, start=1):
+            if is_joined(url):
+                return f"item {number} joins several URLs. {_SEPARATE}"
+    return None
 
 
 def _name_problem(name: object) -> str | None:
