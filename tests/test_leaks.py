@@ -21,6 +21,7 @@ from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, erro
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.images.download import ImageDownloader
+from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows
@@ -68,7 +69,7 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
     monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "SHORT_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0.1)

@@ -1,18 +1,16 @@
-"""What the API says and what landing reports, as values; this module does no I/O."""
+"""What the API says of a generation task, as values; this module does no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanobanana_blocks.errors import (
-    GenerationFailed,
-    InvalidInput,
-)
+from nanobanana_blocks.errors import GenerationFailed, ImageUnavailable, InvalidInput
 
 MAX_TASK_ID_LENGTH = 255
 
@@ -35,7 +33,9 @@ class TaskDetails(BaseModel):
     """A generation task as record-info, or a callback, describes it.
 
     The URLs are temporary (documented: 10 minutes for `origin_urls`, longer for `result_urls`) and
-    may be signed, so they stay out of the representation.
+    may be signed, so they stay out of the representation. `result_urls` and `origin_urls` leave out
+    what the service leaves empty; which of them belong to the same image is told by `image_urls`
+    (`urls_by_image` is set only where that is not told by their order).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +44,7 @@ class TaskDetails(BaseModel):
     status: TaskStatus
     result_urls: tuple[str, ...] = Field(default=(), repr=False)
     origin_urls: tuple[str, ...] = Field(default=(), repr=False)
+    urls_by_image: tuple[tuple[str, ...], ...] = Field(default=(), repr=False)
     error_code: int | str | None = None
     error_message: str | None = None
     created_at: datetime | None = None
@@ -53,8 +54,8 @@ class TaskDetails(BaseModel):
 
     @property
     def image_count(self) -> int:
-        """How many images the service says there are."""
-        return max(len(self.result_urls), len(self.origin_urls))
+        """How many images the service gives at least one URL of."""
+        return len(self._urls_by_image)
 
     @property
     def images_asked_for(self) -> int:
@@ -63,10 +64,13 @@ class TaskDetails(BaseModel):
         return asked if isinstance(asked, int) and 1 <= asked <= 100 else 1
 
     def image_urls(self, index: int) -> tuple[str, ...]:
-        """The URLs of image `index` (from 0), the longer-lived one first."""
-        return tuple(
-            urls[index] for urls in (self.result_urls, self.origin_urls) if index < len(urls)
-        )
+        """The URLs of image `index` (from 0), the longer-lived one first; none beyond the last."""
+        images = self._urls_by_image
+        return images[index] if index < len(images) else ()
+
+    @property
+    def _urls_by_image(self) -> tuple[tuple[str, ...], ...]:
+        return self.urls_by_image or pair_urls(self.result_urls, self.origin_urls)
 
     def raise_for_status(self) -> TaskDetails:
         """Return itself, or raise `GenerationFailed` if the generation task failed."""
@@ -81,9 +85,32 @@ class TaskDetails(BaseModel):
             error_code=self.error_code,
         )
 
+    def require_images(self) -> TaskDetails:
+        """Return itself, or raise `ImageUnavailable` if a success has no image URL (yet).
+
+        Observed: for a while, a task may count as a success before it has its URLs.
+        """
+        if self.status is TaskStatus.SUCCESS and not self.image_count:
+            raise ImageUnavailable(
+                "the task is done, but the API gives no image URL. Run again later.",
+                task_id=self.task_id,
+            )
+        return self
+
+
+def pair_urls(
+    result: Iterable[str | None], origin: Iterable[str | None]
+) -> tuple[tuple[str, ...], ...]:
+    """The URLs of each image, from two lists that tell the same images by position.
+
+    A position that neither list gives a URL for is no image.
+    """
+    positions = (tuple(url for url in pair if url) for pair in zip_longest(result, origin))
+    return tuple(urls for urls in positions if urls)
+
 
 def check_task_id(task_id: object) -> str:
-    """Return `task_id`, or raise `InvalidInput` if it cannot be one.
+    """Return `task_id`, or raise `InvalidInput` if it is invalid.
 
     The API does not document a form for its ids; anything printable without spaces may be one.
     """
@@ -100,7 +127,7 @@ def check_task_id(task_id: object) -> str:
 
 
 def check_task_ids(task_ids: Iterable[object]) -> list[str]:
-    """Return the ids as a list, or raise `InvalidInput` naming the first that cannot be one."""
+    """Return the ids as a list, or raise `InvalidInput` naming the first that is invalid."""
     if isinstance(task_ids, (str, bytes)):
         raise InvalidInput(f"task_ids takes a list of ids, not one text: {task_ids[:80]!r}")
     checked = [check_task_id(task_id) for task_id in task_ids]

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from nanobanana_blocks.api.details import TaskDetails, TaskStatus, check_task_id
+from nanobanana_blocks.api.details import TaskDetails, TaskStatus, check_task_id, pair_urls
 from nanobanana_blocks.api.requests import Endpoint
 from nanobanana_blocks.errors import (
     APIError,
@@ -106,8 +106,7 @@ def read_callback(body: bytes) -> TaskDetails:
     return TaskDetails(
         task_id=task_id,
         status=TaskStatus.SUCCESS if code == 200 else TaskStatus.GENERATE_FAILED,
-        result_urls=_urls(info, "result"),
-        origin_urls=_urls(info, "origin"),
+        **_urls(info),
         error_code=None if code == 200 else code,
         error_message=None if code == 200 else _text(payload.get("msg")),
     )
@@ -194,8 +193,7 @@ def _details(data: dict[str, Any], *, task_id: str) -> TaskDetails:
     return TaskDetails(
         task_id=task_id,
         status=status,
-        result_urls=_urls(data.get("response"), "result"),
-        origin_urls=_urls(data.get("response"), "origin"),
+        **_urls(data.get("response")),
         error_code=_error_code(error_code),
         error_message=_text(data.get("errorMessage")),
         created_at=read_time(data.get("createTime")),
@@ -212,14 +210,57 @@ def _error_code(raw: Any) -> int | str | None:
     return number if number is not None else _text(raw)
 
 
-def _urls(response: Any, kind: str) -> tuple[str, ...]:
-    """The URLs of one kind, in order; public code defends against all of these spellings."""
+def _urls(response: Any) -> dict[str, tuple[Any, ...]]:
+    """The fields of `TaskDetails` about URLs: those of each kind, and those of each image."""
     fields = _object(response)
-    values = [fields.get(name) for name in (f"{kind}ImageUrl", f"{kind}ImageUrls", f"{kind}Urls")]
-    listed = [url for value in values for url in (value if isinstance(value, list) else [value])]
-    found = [url.strip() for url in listed if isinstance(url, str)]
-    usable = [url for url in found if 0 < len(url) <= MAX_URL_LENGTH]
-    return tuple(dict.fromkeys(usable))[:MAX_IMAGES]
+    result, origin = _positions(fields, "result"), _positions(fields, "origin")
+    result_urls = tuple(url for url in result if url)
+    origin_urls = tuple(url for url in origin if url)
+    by_image = pair_urls(result, origin)
+    told_by_order = by_image == pair_urls(result_urls, origin_urls)
+    return {
+        "result_urls": result_urls,
+        "origin_urls": origin_urls,
+        "urls_by_image": () if told_by_order else by_image,
+    }
+
+
+def _positions(fields: dict[str, Any], kind: str) -> list[str | None]:
+    """The URLs of one kind by the position of their image, None where there is none.
+
+    Public code defends against all of these spellings. Where several are there, the longest list
+    says what the positions are.
+    """
+    named = (fields.get(name) for name in (f"{kind}ImageUrl", f"{kind}ImageUrls", f"{kind}Urls"))
+    listed = [value if isinstance(value, list) else [value] for value in named]
+    urls: list[str | None] = []
+    for values in sorted(listed, key=len, reverse=True):
+        _merge(urls, [_url(value) for value in values[:MAX_IMAGES]])
+    return urls[:MAX_IMAGES]
+
+
+def _merge(urls: list[str | None], more: list[str | None]) -> None:
+    """Add the images of another field: at their position where that is free, else at the end."""
+    known = {_unsigned(url) for url in urls if url}
+    for position, found in enumerate(more):
+        is_known = found is not None and (_unsigned(found) in known or found in urls)
+        url = None if is_known else found
+        if position >= len(urls):
+            urls.append(url)
+        elif url is not None and urls[position] is None:
+            urls[position] = url
+        elif url is not None:
+            urls.append(url)
+
+
+def _unsigned(url: str) -> str:
+    """What tells an image from others of an answer: two fields may sign its URL differently."""
+    return re.split(r"[?#]", url, maxsplit=1)[0]
+
+
+def _url(value: Any) -> str | None:
+    url = value.strip() if isinstance(value, str) else ""
+    return url if 0 < len(url) <= MAX_URL_LENGTH else None
 
 
 def read_time(raw: Any) -> datetime | None:

@@ -86,23 +86,29 @@ class Batch:
         )
 
     async def refuse_taken_names(self) -> None:
-        """Make sure, before anything is spent, that no row's name is another task's already.
+        """Make sure, before anything is spent, that no row's name is another's already.
 
         Raises:
             InvalidInput: Some are.
         """
-        named = [(row, row.name) for row in self.rows if row.name]
-        receipts = await asyncio.gather(*(self.landing.receipt_of(name) for _, name in named))
-        taken = []
-        for (row, _), receipt in zip(named, receipts, strict=True):
-            if receipt and receipt.task_id not in (row.task_id, *self._ledger.task_ids(row.key)):
-                taken.append(f"row {row.number}: {row.name} is task {receipt.task_id}'s")
+        named = [row for row in self.rows if row.name]
+        await self.landing.folder.list_once()
+        reasons = await asyncio.gather(*map(self._why_taken, named))
+        taken = [
+            f"row {row.number}: {row.name}: {why.rstrip('.')}"
+            for row, why in zip(named, reasons, strict=True)
+            if why
+        ]
         if taken:
             more = f"; and {len(taken) - 20:,} more" if len(taken) > 20 else ""
             raise InvalidInput(
                 f"names are taken in {self.landing.destination.path}: {'; '.join(taken[:20])}"
                 f"{more}. Give other names, or another destination."
             )
+
+    async def _why_taken(self, row: Row) -> str | None:
+        known = self._ledger.task_ids(row.key) + ([row.task_id] if row.task_id else [])
+        return await self.landing.folder.why_taken(row.name or "", known)
 
     def report(self, *, finished: bool) -> BatchReport:
         """What became of the rows; of those that were not attempted too, once it is finished."""

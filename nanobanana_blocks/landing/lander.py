@@ -6,24 +6,13 @@ written after its images, so a run killed at any moment is continued by running 
 
 from __future__ import annotations
 
-import asyncio
-import gc
+import copy
 import logging
 import traceback
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple
-
-from pydantic import ValidationError
+from typing import NamedTuple, TypeVar
 
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.details import TaskDetails, check_task_ids
@@ -31,9 +20,6 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.waiting import Watch, check_timeout
 from nanobanana_blocks.concurrency import run_concurrently
 from nanobanana_blocks.errors import (
-    DestinationError,
-    ImageError,
-    ImageUnavailable,
     NanoBananaError,
     OutOfCredits,
     Unauthorized,
@@ -42,8 +28,10 @@ from nanobanana_blocks.errors import (
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.egress import EgressRules
 from nanobanana_blocks.images.verification import VerifiedImage
-from nanobanana_blocks.landing.naming import image_name, receipt_name, rival_stem
-from nanobanana_blocks.landing.receipt import LandedImage, Receipt, ReceiptImage
+from nanobanana_blocks.landing.fetching import TaskImages
+from nanobanana_blocks.landing.folder import LandingFolder
+from nanobanana_blocks.landing.naming import image_name
+from nanobanana_blocks.landing.receipt import LandedImage, PartialLanding, Receipt, ReceiptImage
 from nanobanana_blocks.landing.report import (
     ErrorSummary,
     LandingOutcome,
@@ -54,14 +42,9 @@ from nanobanana_blocks.storage.destination import Destination
 
 logger = logging.getLogger(__name__)
 
-MAX_SINGLE_LOOKUPS = 20
-"""Up to so many receipts are asked for one by one; for more, the destination is listed once."""
+_Error = TypeVar("_Error", bound=NanoBananaError)
 
-LARGE_RUN_TASKS = 1000
 MAX_THUMBNAILS = 48
-
-FRESH_URL_SECONDS = 3.0
-"""How long to wait before a URL that the API has just given again is tried once more."""
 
 
 class Placement(NamedTuple):
@@ -84,6 +67,8 @@ class Lander:
 
     Attributes:
         task_ids: The generation tasks, in the order asked, repetitions included.
+        destination: Where the images go.
+        folder: The files of generation tasks there.
         expected: How many tasks this run is about.
         outcomes: What became of each task so far.
         thumbnails: Small JPEGs of the first images landed in this run, by task id.
@@ -105,8 +90,10 @@ class Lander:
         on_outcome: Callable[[LandingOutcome], None] | None,
         expecting: int,
     ) -> None:
+        """For `open_lander`, which describes these."""
         self.task_ids = task_ids
         self.destination = destination
+        self.folder = LandingFolder(destination, overwrite=overwrite)
         self.outcomes: dict[str, LandingOutcome] = {}
         self.thumbnails: dict[str, bytes] = {}
         self.errors: dict[str, NanoBananaError] = {}
@@ -118,10 +105,7 @@ class Lander:
         self._overwrite = overwrite
         self._keep_prompts = keep_prompts
         self._on_outcome = on_outcome
-        self._sizes: dict[str, int] | None = None
-        self._claimed: dict[str, str] = {}
         self.expected = len(set(task_ids)) + expecting
-        self._begun = 0
 
     @property
     def unique_task_ids(self) -> list[str]:
@@ -129,7 +113,7 @@ class Lander:
         return list(dict.fromkeys(self.task_ids))
 
     def wake(self, task_id: str) -> bool:
-        """Look at a task now, since something says that it is done; whether it is waited for."""
+        """Poll a task now, since it is said to be done; return whether it is waited for."""
         return self._waiter.wake(task_id)
 
     def report(self) -> LandingReport:
@@ -148,7 +132,7 @@ class Lander:
         placed: Mapping[str, Placement] | None = None,
         wait: bool = True,
     ) -> None:
-        """Land many generation tasks side by side, as `land` does; `outcomes` tells how each ended.
+        """Land many generation tasks concurrently, as `land` does; `outcomes` has how each ended.
 
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
@@ -169,7 +153,12 @@ class Lander:
         row_digest: str | None = None,
         wait: bool = True,
     ) -> LandingOutcome:
-        """Land one generation task; what goes wrong with it is told by the outcome.
+        """Land one generation task; what goes wrong with it is in the outcome.
+
+        It takes at most the wait's `timeout`, then the downloader's `seconds_per_image` (120 s) for
+        all of its images, which are fetched at the same time, and for each file that is written the
+        destination's `operation_seconds` (120 s); waiting for its turn in a large run is not
+        counted. Nothing retries it: what may pass is retried in the downloader and the destination.
 
         Args:
             task_id: The generation task.
@@ -183,117 +172,121 @@ class Lander:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        self._begun += 1
-        if self._begun == self.expected >= LARGE_RUN_TASKS:
-            gc.freeze()
         attempt = _Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
         self.errors.pop(task_id, None)
         try:
             await self._attempt(attempt, wait=wait)
         except NanoBananaError as error:
             if error.is_fatal:
-                self.abort_error = error
+                self.abort_error = without_frames(copy.copy(error))
                 raise
-            self.errors[task_id] = error
+            error.task_id = error.task_id or task_id
+            self.errors[task_id] = without_frames(error)
         except Exception as error:
-            log_unforeseen(f"Landing {task_id}", error)
-            self.errors[task_id] = NanoBananaError(
-                f"an unexpected {type(error).__name__}; the log has its trace.", task_id=task_id
-            )
+            self.errors[task_id] = unforeseen(f"Landing {task_id}", error, task_id)
         outcome = attempt.outcome(self.errors.get(task_id))
         self.outcomes[task_id] = outcome
         try:
             if self._on_outcome:
                 self._on_outcome(outcome)
         except Exception as error:
-            log_unforeseen(f"Telling of {task_id}", error)
+            log_unforeseen(f"Reporting {task_id}", error)
         return outcome
 
     async def _attempt(self, attempt: _Attempt, *, wait: bool) -> None:
         task_id = attempt.task_id
-        earlier = await self._earlier_receipt(attempt)
+        earlier = await self.folder.receipt(attempt.stem, (task_id, *attempt.replaces))
         replaced = earlier is not None and (self._overwrite or earlier.task_id != task_id)
-        if earlier and not replaced and await self._is_whole(earlier):
+        if earlier and not replaced and await self.folder.is_whole(earlier.images):
             attempt.already_landed = True
-            attempt.images += [self._located(image) for image in earlier.images]
             attempt.asked_for = earlier.images_asked_for
+            attempt.images = [self._located(image) for image in earlier.images]
             return
-        if wait:
-            attempt.watch = self._waiter.watch(task_id, self._timeout)
-            details = await attempt.watch.ended()
-        else:
-            attempt.looks = 1
-            details = await self._look_once(task_id)
-        attempt.asked_for = details.raise_for_status().images_asked_for
-        receipt = await self._land_images(details, attempt)
-        await self._remove_leftovers(earlier, receipt)
+        details = await (self._wait(attempt) if wait else self._poll_once(attempt))
+        details.raise_for_status().require_images()
+        attempt.asked_for = max(details.images_asked_for, details.image_count)
+        await self._land_images(details, attempt, earlier)
 
-    async def _look_once(self, task_id: str) -> TaskDetails:
+    async def _wait(self, attempt: _Attempt) -> TaskDetails:
+        attempt.watch = self._waiter.watch(attempt.task_id, self._timeout)
+        return await attempt.watch.ended()
+
+    async def _poll_once(self, attempt: _Attempt) -> TaskDetails:
+        attempt.single_polls = 1
         try:
-            details = await self._client.get_task_details(task_id)
+            details = await self._client.get_task_details(attempt.task_id)
         except (Unauthorized, OutOfCredits) as error:
             error.is_fatal = True
             raise
         if not details.status.is_final:
-            raise WaitTimedOut("still generating.", task_id=task_id)
+            raise WaitTimedOut("still generating.", task_id=attempt.task_id)
         return details
 
-    async def survey(self) -> None:
-        """List the destination once, where that costs less than asking for each receipt."""
-        if self.expected > MAX_SINGLE_LOOKUPS:
-            self._sizes = await self.destination.list()
+    async def _land_images(
+        self, details: TaskDetails, attempt: _Attempt, earlier: Receipt | None
+    ) -> None:
+        """Land every image that can be had, and the receipt if that is all of them.
 
-    async def receipt_of(self, stem: str) -> Receipt | None:
-        """The receipt beside the images of that stem, if there is one that can be read."""
-        name = receipt_name(stem)
-        if self._sizes is not None and name not in self._sizes:
-            return None
-        return await self._read_receipt(name)
-
-    async def _earlier_receipt(self, attempt: _Attempt) -> Receipt | None:
-        receipt = await self.receipt_of(attempt.stem)
-        if receipt and receipt.task_id not in (attempt.task_id, *attempt.replaces):
-            raise DestinationError(
-                f"{self.destination.path_of(receipt_name(attempt.stem))} is the receipt of another "
-                f"task, {receipt.task_id}. Land this one in another folder.",
-                task_id=attempt.task_id,
-            )
-        return receipt
-
-    async def _read_receipt(self, name: str) -> Receipt | None:
-        data = await self.destination.read(name)
-        try:
-            return Receipt.model_validate_json(data) if data else None
-        except ValidationError:
-            return None
-
-    async def _is_whole(self, receipt: Receipt) -> bool:
-        for image in receipt.images:
-            if self._sizes is None:
-                size = await self.destination.size_of(image.name)
-            else:
-                size = self._sizes.get(image.name)
-            if size != image.size:
-                return False
-        return True
-
-    async def _land_images(self, details: TaskDetails, attempt: _Attempt) -> Receipt:
-        recorded: list[ReceiptImage] = []
+        Raises:
+            NanoBananaError: Some could not be had.
+        """
         count = details.image_count
-        for index in range(count):
-            async with AsyncExitStack() as bytes_held:
-                image, details = await self._fetch(details, index, bytes_held)
-                name = image_name(attempt.stem, index, count, image.extension)
-                await self._claim(name, attempt, index, count)
-                await self.destination.publish(name, image.data, image.media_type)
-            recorded.append(_record(name, image))
-            attempt.images.append(self._located(recorded[-1]))
+        note = await self.folder.partial(attempt.stem, details.task_id, count)
+        if note and note.count == count and not self._overwrite:
+            for number, image in note.images.items():
+                if 1 <= number <= count and await self.folder.is_whole([image]):
+                    attempt.landed[number] = image
+        known = [*(earlier.images if earlier else ()), *(note.images.values() if note else ())]
+        attempt.replaceable = {image.name for image in known}
+        images = TaskImages(details, self._client, self._downloader)
+        await run_concurrently(
+            self._land_image(images, index, attempt)
+            for index in range(count)
+            if index + 1 not in attempt.landed
+        )
+        recorded = [image for _, image in sorted(attempt.landed.items())]
+        attempt.images = [self._located(image) for image in recorded]
+        if attempt.failures:
+            if recorded:
+                note = PartialLanding(task_id=details.task_id, count=count, images=attempt.landed)
+                await self.folder.note_partial(attempt.stem, note)
+            raise attempt.failure(count)
+        # Before the receipt: as long as the old one is there, a failure here is made good later.
+        await self.folder.remove(attempt.replaceable - {image.name for image in recorded})
+        await self.folder.publish_receipt(attempt.stem, self._receipt(details, attempt, recorded))
+        if note:
+            await self.folder.forget_partial(attempt.stem)
+
+    async def _land_image(self, images: TaskImages, index: int, attempt: _Attempt) -> None:
+        """Land one image of a task, or note why it could not be landed."""
+        task_id = attempt.task_id
+        thumbnail = len(self.thumbnails) < MAX_THUMBNAILS
+        try:
+            async with images.fetch(index, thumbnail=thumbnail) as image:
+                name = image_name(attempt.stem, index, images.count, image.extension)
+                await self.folder.claim(name, task_id, attempt.stem, index, images.count)
+                await self.folder.publish_image(
+                    name, image.data, image.media_type, attempt.replaceable
+                )
+            attempt.landed[index + 1] = _record(name, image)
             if image.thumbnail and len(self.thumbnails) < MAX_THUMBNAILS:
-                self.thumbnails.setdefault(details.task_id, image.thumbnail)
+                self.thumbnails.setdefault(task_id, image.thumbnail)
+        except NanoBananaError as error:
+            if error.is_fatal:
+                raise
+            attempt.failures[index + 1] = without_frames(error)
+        except Exception as error:
+            attempt.failures[index + 1] = unforeseen(
+                f"Landing image {index + 1} of {task_id}", error, task_id
+            )
+
+    def _receipt(
+        self, details: TaskDetails, attempt: _Attempt, images: list[ReceiptImage]
+    ) -> Receipt:
         prompt = details.parameters.get("prompt") if self._keep_prompts else None
-        receipt = Receipt(
+        return Receipt(
             task_id=details.task_id,
-            images=recorded,
+            images=images,
             images_asked_for=details.images_asked_for,
             operation_type=details.operation_type,
             created_at=details.created_at,
@@ -305,70 +298,6 @@ class Lander:
             row_key=attempt.row[0],
             row_digest=attempt.row[1],
         )
-        text = receipt.model_dump_json(indent=2, exclude_none=True)
-        await self.destination.publish(
-            receipt_name(attempt.stem), text.encode(), "application/json"
-        )
-        return receipt
-
-    async def _claim(self, name: str, attempt: _Attempt, index: int, count: int) -> None:
-        """Refuse a file name that another task has, in this run or by an earlier receipt."""
-        task_id = attempt.task_id
-        owner = self._claimed.setdefault(name, task_id)
-        rival = rival_stem(attempt.stem, index, count)
-        if owner == task_id and rival:
-            receipt = await self._read_receipt(receipt_name(rival))
-            if receipt and any(image.name == name for image in receipt.images):
-                owner = receipt.task_id
-        if owner != task_id:
-            raise DestinationError(
-                f"its file would be {name}, which is task {owner}'s. Land it in another folder.",
-                task_id=task_id,
-            )
-
-    async def _fetch(
-        self, details: TaskDetails, index: int, bytes_held: AsyncExitStack
-    ) -> tuple[VerifiedImage, TaskDetails]:
-        """Fetch one image by any of its URLs; where all fail, by fresh ones, asked for once."""
-        urls = details.image_urls(index)
-        try:
-            return await self._fetch_by_any(urls, details.task_id, bytes_held), details
-        except ImageError as error:
-            if not error.retryable:
-                raise
-            failure = error
-        try:
-            details = await self._client.get_task_details(details.task_id)
-        except NanoBananaError:
-            raise failure from None
-        if details.image_urls(index) == urls:
-            await asyncio.sleep(FRESH_URL_SECONDS)
-        return (
-            await self._fetch_by_any(details.image_urls(index), details.task_id, bytes_held),
-            details,
-        )
-
-    async def _fetch_by_any(
-        self, urls: tuple[str, ...], task_id: str, bytes_held: AsyncExitStack
-    ) -> VerifiedImage:
-        thumbnail = len(self.thumbnails) < MAX_THUMBNAILS
-        failures: list[ImageError] = []
-        for url in urls:
-            fetch = self._downloader.fetch(url, task_id=task_id, thumbnail=thumbnail)
-            try:
-                return await bytes_held.enter_async_context(fetch)
-            except ImageError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-        raise ImageUnavailable("the API gives no URL for it.", task_id=task_id)
-
-    async def _remove_leftovers(self, replaced: Receipt | None, receipt: Receipt) -> None:
-        """Remove images that an overwritten receipt names and the new one does not."""
-        kept = {image.name for image in receipt.images}
-        for image in replaced.images if replaced else ():
-            if image.name not in kept:
-                await self.destination.delete(image.name)
 
     def _located(self, image: ReceiptImage) -> LandedImage:
         return image.at(self.destination.path_of(image.name))
@@ -389,18 +318,37 @@ class _Attempt:
         self.replaces = replaces
         self.row = row
         self.watch: Watch | None = None
-        self.looks = 0
+        self.single_polls = 0
         self.already_landed = False
         self.images: list[LandedImage] = []
         self.asked_for = 0
+        self.landed: dict[int, ReceiptImage] = {}
+        self.failures: dict[int, NanoBananaError] = {}
+        self.replaceable: set[str] = set()
 
     @property
     def polls(self) -> int:
-        return self.watch.polls if self.watch else self.looks
+        return self.watch.polls if self.watch else self.single_polls
 
     @property
     def waited_seconds(self) -> float:
         return round(self.watch.waited_seconds, 3) if self.watch else 0.0
+
+    def failure(self, count: int) -> NanoBananaError:
+        """Why not all of `count` images landed, as an error of the most hopeful of their kinds."""
+        failures = list(self.failures.values())
+        chosen = next((error for error in failures if error.retryable), failures[0])
+        if count == 1:
+            return chosen
+        missing = "; ".join(
+            f"image {number} ({error.message.rstrip('.')})"
+            for number, error in sorted(self.failures.items())
+        )
+        return type(chosen)(
+            f"{len(self.landed)} of {count} images are in storage. Missing: {missing}. Running "
+            "again fetches only what is missing.",
+            task_id=self.task_id,
+        )
 
     def outcome(self, error: NanoBananaError | None) -> LandingOutcome:
         if isinstance(error, WaitTimedOut):
@@ -422,31 +370,28 @@ class _Attempt:
         )
 
 
-@contextmanager
-def _collecting_less_garbage(tasks: int) -> Iterator[None]:
-    """Spare many waits the full garbage collections, each of which stops the event loop.
+def without_frames(error: _Error) -> _Error:
+    """The error to be kept: its traceback holds frames, and they hold the bytes of images."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
-    They would look through all modules and all waits, which stay anyway: once before the waits are
-    begun, and once more when all are, what is there is put aside. At the end it is taken back.
-    """
-    if tasks < LARGE_RUN_TASKS:
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+
+def unforeseen(doing: str, error: Exception, task_id: str | None = None) -> NanoBananaError:
+    """Log an error that nothing here raises on purpose, and return one that may be reported."""
+    log_unforeseen(doing, error)
+    return NanoBananaError(
+        f"an unexpected {type(error).__name__}; the log has its trace.", task_id=task_id
+    )
 
 
 def log_unforeseen(doing: str, error: Exception) -> None:
     """Log where an error came from, but not its text, which may hold anything."""
     trace = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s met an unforeseen %s:\n%s", doing, type(error).__name__, trace)
+    logger.error("%s met an unexpected %s:\n%s", doing, type(error).__name__, trace)
 
 
 def not_attempted(task_id: str) -> LandingOutcome:
-    """What is told of a task that a run ended before."""
+    """The outcome of a task that a run did not come to before it ended."""
     error = NanoBananaError("it was not attempted; the log of the run says why.")
     return LandingOutcome(
         task_id=task_id, status=LandingStatus.FAILED, error=ErrorSummary.of(error)
@@ -477,7 +422,7 @@ async def open_lander(
     on_outcome: Callable[[LandingOutcome], None] | None = None,
     expecting: int = 0,
 ) -> AsyncIterator[Lander]:
-    """Check everything that can be checked before any waiting, and give the run's `Landing`.
+    """Check everything that can be checked before any waiting, and give the run's `Lander`.
 
     Args:
         task_ids: The generation tasks; repetitions are landed once and reported each time.
@@ -485,13 +430,13 @@ async def open_lander(
         destination: Where images and receipts go; its caller closes it.
         timeout: Seconds to wait for each task.
         poll: When to ask.
-        overwrite: Land again what has a receipt already.
+        overwrite: Land again what has a receipt already, and replace files of others.
         keep_prompts: Write each task's prompt into its receipt.
-        on_outcome: Told what became of each task, as soon as it is known.
+        on_outcome: Called with each task's outcome, as soon as it is known.
         expecting: How many tasks will be landed beside these, which are not known yet.
 
     Raises:
-        InvalidInput: A task id or `timeout` cannot be meant.
+        InvalidInput: A task id or `timeout` is invalid.
         DestinationError: The destination cannot be written to.
     """
     checked = check_task_ids(task_ids) if task_ids or not expecting else []
@@ -510,6 +455,5 @@ async def open_lander(
             on_outcome=on_outcome,
             expecting=expecting,
         )
-        await landing.survey()
-        with _collecting_less_garbage(landing.expected):
-            yield landing
+        await landing.folder.survey(landing.expected)
+        yield landing

@@ -30,6 +30,11 @@ def receipt_name(stem: str) -> str:
     return f"{safe_name(stem)}.json"
 
 
+def partial_name(stem: str) -> str:
+    """Return the hidden file name of the note about images of `stem` that lack others of theirs."""
+    return f".nanobanana-partial-{safe_name(stem)}.json"
+
+
 def rival_stem(stem: str, index: int, count: int) -> str | None:
     """Return the other stem, if any, whose images may be named like image `index` of `count`."""
     if count > 1:

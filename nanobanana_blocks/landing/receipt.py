@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+
+def _in_utc(time: datetime) -> datetime | None:
+    """The same moment in UTC; None at the ends of the calendar, where there is no such time."""
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError:
+        return None
+
+
+def _encodable(text: Any) -> Any:
+    """The text with U+FFFD for halves of surrogate pairs, which no UTF-8 file can hold."""
+    if not isinstance(text, str):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class LandedImage(BaseModel):
@@ -53,14 +72,71 @@ class Receipt(BaseModel):
 
     version: Literal[1] = 1
     task_id: str
-    images: list[ReceiptImage]
+    images: list[ReceiptImage] = Field(min_length=1)
     images_asked_for: int = 1
     operation_type: str | None = None
-    created_at: datetime | None = None
-    completed_at: datetime | None = None
-    landed_at: datetime
+    created_at: Moment | None = None
+    completed_at: Moment | None = None
+    landed_at: Moment
     polls: int
     waited_seconds: float
-    prompt: str | None = None
+    prompt: Annotated[str | None, BeforeValidator(_encodable)] = None
     row_key: str | None = None
     row_digest: str | None = None
+
+
+class PartialLanding(BaseModel):
+    """Which images of a generation task are in storage while others could not be had.
+
+    It is kept in a hidden file until the receipt is there, so that running again fetches only what
+    is missing. `images` are by number, from 1; `count` is how many the service named.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    task_id: str
+    count: int
+    images: dict[int, ReceiptImage]
+
+
+def read_receipt(data: bytes) -> Receipt | None:
+    """The receipt that a file holds; None where it holds none that this version understands."""
+    try:
+        return Receipt.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def is_unfinished(data: bytes) -> bool:
+    """Whether a file was to become a receipt and is not one, so that it may be replaced.
+
+    That is a torn one, as a kill or a power cut leaves on storage that does not write atomically,
+    and one without images, as versions before 0.5 wrote of a task that had no URL yet.
+    """
+    if not data.strip(b"\0"):
+        return True
+    content = _json_object(data)
+    if content is not None:
+        of_ours = content.get("version") == 1 and isinstance(content.get("task_id"), str)
+        return of_ours and content.get("images") == []
+    head = b'{"version":1,"task_id":"'
+    found = b"".join(data[:200].split())[: len(head)]
+    return found == head[: len(found)]
+
+
+def version_of(data: bytes) -> int | None:
+    """The version that a file claims to be a receipt of, if it does."""
+    content = _json_object(data) or {}
+    version = content.get("version")
+    is_version = isinstance(version, int) and isinstance(content.get("task_id"), str)
+    return version if is_version else None
+
+
+def _json_object(data: bytes) -> dict[str, Any] | None:
+    """The object that the file holds; None for anything that is not JSON; empty for other JSON."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else {}

@@ -123,6 +123,65 @@ def test_several_images_in_any_spelling(response: object) -> None:
     assert read(200, record(response=response)).result_urls == ("https://h/1", "https://h/2")
 
 
+@pytest.mark.parametrize(
+    ("response", "images"),
+    [
+        (
+            {
+                "resultImageUrls": [None, "https://h/r2"],
+                "originImageUrls": ["https://o/1", "https://o/2"],
+            },
+            [("https://o/1",), ("https://h/r2", "https://o/2")],
+        ),
+        (
+            {"resultImageUrls": ["https://h/r1", ""], "originImageUrls": [7, "https://o/2"]},
+            [("https://h/r1",), ("https://o/2",)],
+        ),
+        (
+            {
+                "resultUrls": ["https://h/1", "https://h/1"],
+                "originUrls": ["https://o/1", "https://o/2"],
+            },
+            [("https://h/1", "https://o/1"), ("https://o/2",)],
+        ),
+        (
+            {"resultImageUrl": "https://h/1?sig=a", "resultImageUrls": ["https://h/1?sig=b"]},
+            [("https://h/1?sig=a",)],
+        ),
+        (
+            {
+                "resultImageUrl": "https://h/2?sig=a",
+                "resultImageUrls": ["https://h/1?sig=b", "https://h/2?sig=b"],
+                "originImageUrls": ["https://o/1", "https://o/2"],
+            },
+            [("https://h/1?sig=b", "https://o/1"), ("https://h/2?sig=b", "https://o/2")],
+        ),
+        (
+            {"resultUrls": ["https://h/i?id=1", "https://h/i?id=2"]},
+            [("https://h/i?id=1",), ("https://h/i?id=2",)],
+        ),
+        (
+            {"resultImageUrl": "https://h/1", "resultUrls": ["https://h/2"]},
+            [("https://h/1",), ("https://h/2",)],
+        ),
+        (
+            {"resultImageUrls": [None, "https://h/2"], "resultUrls": ["https://h/1"]},
+            [("https://h/1",), ("https://h/2",)],
+        ),
+        ({"resultImageUrls": [None, "https://h/2"]}, [("https://h/2",)]),
+        ({"resultImageUrls": [None, ""], "originImageUrls": []}, []),
+    ],
+)
+def test_urls_of_an_image_are_paired_by_position(
+    response: object, images: list[tuple[str, ...]]
+) -> None:
+    """Position says which result and origin URLs are of the same image; a gap moves nothing, and
+    the same image under two fields counts once, however its URL is signed."""
+    details = read(200, record(response=response))
+    assert [details.image_urls(index) for index in range(details.image_count)] == images
+    assert TaskDetails.model_validate_json(details.model_dump_json()) == details
+
+
 @pytest.mark.parametrize("code", [None, 0, "0", "", False])
 def test_no_error_code(code: object) -> None:
     """Null and zero, in any type, mean that there is no error."""

@@ -27,7 +27,7 @@ from nanobanana_blocks import (
     errors,
     tasks,
 )
-from nanobanana_blocks.landing import lander as landing
+from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.orchestration.observability import artifacts, contact_sheet, progress
 from nanobanana_blocks.orchestration.runs import landing_runs
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
@@ -43,7 +43,7 @@ SOON = PollPolicy.fixed(0.05)
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the pauses out of retries that would otherwise wait for a slow service."""
-    monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0)
+    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
     monkeypatch.setattr(landing_runs._land_one, "retry_delay_seconds", [0])
 
 

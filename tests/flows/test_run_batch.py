@@ -51,7 +51,7 @@ from nanobanana_blocks.batches.ledger import (
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row, RowDefaults, parse_manifest
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.callbacks import ReceivedCallback, verify_callback_token
-from nanobanana_blocks.landing import lander as landing
+from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing.receipt import Receipt
 from nanobanana_blocks.orchestration.account_budget import budget_name
 from nanobanana_blocks.orchestration.callback_events import event_of
@@ -79,7 +79,7 @@ ANSWER_LOST = Fault(kind="drop", on="submit", takes_effect=True, count=1)
 def quick(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images, soon generated; and no patience with what would otherwise be waited for."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.05), image_bytes=5000)
-    monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0)
+    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
     monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 0)
     monkeypatch.setattr(submitting, "LOOK_AGAIN_SECONDS", 0.05)
     monkeypatch.setattr(batch_runs._process_row, "retry_delay_seconds", [0])

@@ -27,6 +27,7 @@ from nanobanana_blocks import LandingOutcome, LandingStatus, NanoBananaClient, P
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.images.download import ImageDownloader
+from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.landing.receipt import Receipt
@@ -44,7 +45,7 @@ MAX_IMAGE_BYTES = 1 << 20
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what waits for others to mend, and make "too large" something small."""
-    monkeypatch.setattr(landing, "FRESH_URL_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
     monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "SHORT_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0.1)
@@ -214,7 +215,7 @@ async def test_what_has_landed_costs_nothing(sandbox: Sandbox, tmp_path: Path, c
 
 @pytest.mark.parametrize("count", [1, 25])
 @pytest.mark.parametrize(
-    "damage", ["missing", "cut", "no receipt", "torn receipt", "alien receipt"]
+    "damage", ["missing", "cut", "no receipt", "torn receipt", "empty receipt", "no images"]
 )
 async def test_what_is_not_whole_is_landed_again(
     sandbox: Sandbox, tmp_path: Path, damage: str, count: int
@@ -233,14 +234,69 @@ async def test_what_is_not_whole_is_landed_again(
         receipt.unlink()
     elif damage == "torn receipt":
         receipt.write_bytes(receipt.read_bytes()[:40])
+    elif damage == "empty receipt":
+        receipt.write_bytes(b"")
     else:
-        receipt.write_text('{"version": 2, "somebody": "else"}')
+        receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"images": []}))
     outcomes = await land(sandbox, task_ids, tmp_path)
     assert outcomes[0].status is LandingStatus.LANDED
     assert {outcome.status for outcome in outcomes[1:]} <= {LandingStatus.ALREADY_LANDED}
     assert_whole(tmp_path, hurt)
     served = sandbox.stats().images_served
     assert [served[task_id] for task_id in task_ids] == [2] + [1] * (count - 1)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("count", [1, 25])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t0.json", b'{"name": "my-app", "version": "1.0.0"}', "is no receipt"),
+        ("t0.json", b'["t0"]', "is no receipt"),
+        ("t0.json", b"not json at all", "is no receipt"),
+        ("t0.json", b'{"version": 2, "task_id": "t0"}', "receipt of version 2"),
+        ("t0.png", b"somebody's holiday", "is another file"),
+        ("t0.png", b"x" * 5_000_000, "is another file"),
+    ],
+)
+async def test_a_file_of_somebody_else_is_not_replaced_unless_asked(
+    sandbox: Sandbox, tmp_path: Path, name: str, content: bytes, words: str, count: int
+) -> None:
+    """Rule: a file that is not ours stays; its task fails and says so, and `overwrite` replaces."""
+    plans = [
+        TaskPlan(task_id=f"t{n}", seconds=0, media_type="image/png", width=64) for n in range(count)
+    ]
+    task_ids = sandbox.add_tasks(plans)
+    (tmp_path / name).write_bytes(content)
+    outcomes = await land(sandbox, task_ids, tmp_path)
+    assert [o.status for o in outcomes[1:]] == [LandingStatus.LANDED] * (count - 1)
+    assert outcomes[0].status is LandingStatus.FAILED
+    assert outcomes[0].error
+    assert outcomes[0].error.class_name == "DestinationError"
+    assert words in outcomes[0].error.message
+    assert (tmp_path / name).read_bytes() == content
+    [again] = await land(sandbox, task_ids[:1], tmp_path, overwrite=True)
+    assert again.status is LandingStatus.LANDED
+    assert_whole(tmp_path, "t0")
+
+
+@pytest.mark.parametrize("left", ["all of it", "its beginning", "nothing of it"])
+async def test_what_a_killed_run_left_is_gone_on_with(
+    sandbox: Sandbox, tmp_path: Path, left: str
+) -> None:
+    """Rule: an image without its receipt, even a torn one, is ours, and no obstacle."""
+    [task_id] = sandbox.add_tasks([TaskPlan(seconds=0, media_type="image/png")])
+    await land(sandbox, [task_id], tmp_path)
+    (tmp_path / f"{task_id}.json").unlink()
+    image = tmp_path / f"{task_id}.png"
+    whole = image.read_bytes()
+    image.write_bytes({"all of it": whole, "its beginning": whole[:100]}.get(left, b""))
+    [outcome] = await land(sandbox, [task_id], tmp_path)
+    assert outcome.status is LandingStatus.LANDED
+    assert_whole(tmp_path, task_id)
 
 
 async def test_a_receipt_cannot_lead_out_of_the_folder(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -305,6 +361,28 @@ async def test_overwriting_leaves_nothing_of_before(sandbox: Sandbox, tmp_path: 
     assert replaced.status is LandingStatus.LANDED
     assert names(tmp_path) == ["t1.json", "t1.webp"]
     assert_whole(tmp_path, "t1")
+
+
+async def test_overwriting_that_cannot_delete_is_not_done(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: images that an overwritten receipt names are deleted by a later run where this one
+    could not, so none stays for ever."""
+    sandbox.add_task(TaskPlan(task_id="t1", seconds=0, images=2, media_type="image/png"))
+    await land(sandbox, ["t1"], tmp_path)
+    sandbox.reset()
+    sandbox.add_task(TaskPlan(task_id="t1", seconds=0, media_type="image/webp"))
+
+    async def refused(self: Destination, name: str) -> None:
+        raise errors.StorageError(f"cannot delete {name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Destination, "delete", refused)
+        [failed] = await land(sandbox, ["t1"], tmp_path, overwrite=True)
+    assert failed.status is LandingStatus.FAILED
+    [outcome] = await land(sandbox, ["t1"], tmp_path, overwrite=True)
+    assert outcome.status is LandingStatus.LANDED
+    assert names(tmp_path) == ["t1.json", "t1.webp"]
 
 
 async def test_overwriting_what_fails_keeps_what_was_there(
@@ -452,25 +530,77 @@ async def test_what_passes_is_ridden_out(sandbox: Sandbox, tmp_path: Path, kind:
     assert sandbox.stats().looks == {task_id: 1}
 
 
-async def test_one_bad_image_of_several_leaves_the_task_undone(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """Rule: there is no receipt before all images of a task are there; a re-run completes it."""
-    task_id = sandbox.add_task(TaskPlan(seconds=0, images=3, media_type="image/png"))
-    look = {"taskId": task_id}
+async def urls_of(sandbox: Sandbox, task_id: str) -> list[str]:
+    """The result URLs that record-info gives for a task."""
     headers = {"authorization": f"Bearer {sandbox.api_key}"}
     url = f"{sandbox.base_url}/api/v1/nanobanana/record-info"
     async with httpx.AsyncClient(headers=headers) as http:
-        urls = (await http.get(url, params=look)).json()["data"]["response"]
-    urls["resultImageUrl"][2] = urls["resultImageUrl"][2].replace("_3", "_9")
-    async with raw_server(success(task_id, *urls["resultImageUrl"])) as api:
+        answer = (await http.get(url, params={"taskId": task_id})).json()
+    urls: list[str] = answer["data"]["response"]["resultImageUrl"]
+    return urls
+
+
+@pytest.mark.parametrize("count", [1, 25])
+@pytest.mark.parametrize("missing", [1, 2, 4])
+async def test_one_image_of_several_that_is_gone_hides_no_other(
+    sandbox: Sandbox, tmp_path: Path, missing: int, count: int
+) -> None:
+    """Rule: all that can be had is landed; there is no receipt before all is there; the outcome
+    lists what is there and what is missing; a re-run fetches only the missing ones."""
+    task_id = sandbox.add_task(TaskPlan(seconds=0, images=4, media_type="image/png"))
+    urls = await urls_of(sandbox, task_id)
+    dead = [url.replace(f"_{missing}.", "_9.") for url in urls]
+    assert dead != urls
+    async with raw_server(success(task_id, *dead)) as api:
         [outcome] = await land(sandbox, [task_id], tmp_path, base_url=api.url)
     assert outcome.status is LandingStatus.FAILED
-    assert len(outcome.images) == 2
-    assert names(tmp_path) == [f"{task_id}-1.png", f"{task_id}-2.png"]
+    there = [f"{task_id}-{number}.png" for number in (1, 2, 3, 4) if number != missing]
+    assert [Path(image.path).name for image in outcome.images] == there
+    assert outcome.missing_images == 1
+    assert outcome.error
+    assert outcome.error.class_name == "ImageGone"
+    assert outcome.error.retryable
+    assert f"3 of 4 images are in storage. Missing: image {missing}" in outcome.error.message
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == there
+    served = sandbox.stats().images_served[task_id]
+    others = sandbox.add_tasks([TaskPlan(seconds=0, width=64)] * (count - 1))
+    outcome = (await land(sandbox, [task_id, *others], tmp_path))[0]
+    assert outcome.status is LandingStatus.LANDED
+    assert outcome.missing_images == 0
+    assert len(assert_whole(tmp_path, task_id).images) == 4
+    assert sandbox.stats().images_served[task_id] == served + 1
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+async def test_a_note_of_a_partial_landing_is_not_believed_blindly(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: what a note says is there is fetched again where it is not there any more."""
+    task_id = sandbox.add_task(TaskPlan(seconds=0, images=3, media_type="image/png"))
+    urls = await urls_of(sandbox, task_id)
+    async with raw_server(success(task_id, *urls[:2], urls[2].replace("_3.", "_9."))) as api:
+        await land(sandbox, [task_id], tmp_path, base_url=api.url)
+    (tmp_path / f"{task_id}-1.png").unlink()
+    (tmp_path / f"{task_id}-2.png").write_bytes(b"cut")
     [outcome] = await land(sandbox, [task_id], tmp_path)
     assert outcome.status is LandingStatus.LANDED
     assert len(assert_whole(tmp_path, task_id).images) == 3
+
+
+async def test_a_gap_in_a_list_of_urls_moves_no_image(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: the position of a URL says which image it is of, also where others are missing."""
+    task_id = sandbox.add_task(TaskPlan(seconds=0, images=2, media_type="image/png"))
+    first, second = await urls_of(sandbox, task_id)
+    await land(sandbox, [task_id], tmp_path / "plain")
+    response = {
+        "resultImageUrls": [None, second],
+        "originImageUrls": [first, f"{second}?again"],
+    }
+    async with raw_server(success(task_id, response=response)) as api:
+        [outcome] = await land(sandbox, [task_id], tmp_path / "gaps", base_url=api.url)
+    assert outcome.status is LandingStatus.LANDED
+    plain, gaps = (receipt_of(tmp_path / folder, task_id).images for folder in ("plain", "gaps"))
+    assert [image.sha256 for image in gaps] == [image.sha256 for image in plain]
 
 
 @pytest.mark.parametrize(
@@ -526,6 +656,22 @@ async def test_success_without_a_url_is_looked_at_again(sandbox: Sandbox, tmp_pa
     assert outcomes[1].error is not None
     assert outcomes[1].error.class_name == "ImageUnavailable"
     assert outcomes[1].error.retryable
+
+
+async def test_success_without_a_url_is_not_done_by_a_single_poll(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: a task that has no URL yet is not landed with nothing: it fails retryably, without a
+    receipt, and lands once it has one."""
+    late = sandbox.add_task(TaskPlan(seconds=0, looks_without_url=1))
+    async with opened(sandbox, [late], tmp_path) as made:
+        first = await made.land(late, wait=False)
+        assert names(tmp_path) == []
+        second = await made.land(late, wait=False)
+    assert first.error
+    assert (first.error.class_name, first.error.retryable) == ("ImageUnavailable", True)
+    assert not first.is_settled
+    assert second.status is LandingStatus.LANDED
 
 
 @pytest.mark.parametrize(
