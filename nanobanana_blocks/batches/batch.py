@@ -95,7 +95,7 @@ class Batch:
         await self.landing.folder.list_once()
         reasons = await asyncio.gather(*map(self._why_taken, named))
         taken = [
-            f"row {row.number}: {row.name}: {why.rstrip('.')}"
+            f"row {row.number}: {row.name} {why}"
             for row, why in zip(named, reasons, strict=True)
             if why
         ]

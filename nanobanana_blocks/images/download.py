@@ -13,9 +13,9 @@ import os
 import random
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -111,6 +111,24 @@ class Reservation:
         self.shrink(0)
 
 
+class TimeAllowance:
+    """Seconds that all attempts at one image may take together, by whichever of its URLs."""
+
+    def __init__(self, seconds: float) -> None:
+        self.whole = self.left = seconds
+
+    @contextmanager
+    def spent(self) -> Iterator[anyio.CancelScope]:
+        """Let a block take what is left, and no longer; `TimeoutError` ends it."""
+        limit = None
+        try:
+            with anyio.fail_after(self.left) as limit:
+                yield limit
+        finally:
+            if limit:
+                self.left = max(0.0, limit.deadline - anyio.current_time())
+
+
 _fetching: ContextVar[bool] = ContextVar("fetching an image", default=False)
 
 
@@ -147,7 +165,7 @@ class ImageDownloader:
         seconds_per_image: float = 120.0,
         connect_seconds: float = 10.0,
         read_seconds: float = 20.0,
-        attempts: int = 3,
+        attempts: int = 6,
         first_pause_seconds: float = 0.5,
         resolver: Resolver = resolve,
     ) -> None:
@@ -163,7 +181,8 @@ class ImageDownloader:
                 connection, for bytes of the budget, and for a thread to verify it.
             connect_seconds: Time to find an address and connect to it.
             read_seconds: Time between two pieces of a body.
-            attempts: Attempts at one URL, where another may help.
+            attempts: Attempts at each URL of an image, where another may help: by default they ride
+                out a failure of some 10 s. Nothing above the downloader retries.
             first_pause_seconds: Pause after the first failed attempt; it doubles after each.
             resolver: How host names are resolved.
         """
@@ -212,9 +231,24 @@ class ImageDownloader:
 
     @asynccontextmanager
     async def fetch(
-        self, url: str, *, task_id: str, thumbnail: bool = False
+        self,
+        urls: str | Sequence[str],
+        *,
+        task_id: str,
+        thumbnail: bool = False,
+        allowance: TimeAllowance | None = None,
     ) -> AsyncIterator[VerifiedImage]:
-        """Fetch and verify the image at `url`, and hold its bytes until the context is left.
+        """Fetch and verify an image, and hold its bytes until the context is left.
+
+        Of several URLs of the image, each is tried before one is tried again, so that one that
+        hangs does not take the time of the others. What is raised is about the first.
+
+        Args:
+            urls: The image's URL, or all of them, the preferred one first.
+            task_id: The generation task, for messages.
+            thumbnail: Whether to make one.
+            allowance: The time left for the image, where it has been fetched from other URLs
+                before; by default `seconds_per_image`.
 
         Leave the context before entering another: who waits for bytes while holding some can wait
         for ever.
@@ -227,7 +261,10 @@ class ImageDownloader:
         """
         held = self.budget.hold()
         try:
-            yield await self._translated(self._fetch(url, held, thumbnail=thumbnail), task_id)
+            allowance = allowance or self.new_allowance()
+            tried = (urls,) if isinstance(urls, str) else tuple(urls)
+            fetching = self._fetch(tried, held, allowance, thumbnail=thumbnail)
+            yield await self._translated(fetching, task_id)
         finally:
             held.release()
 
@@ -240,20 +277,37 @@ class ImageDownloader:
         # A new error outside of the handler, for the frames of the old one hold signed URLs.
         raise failure
 
-    async def _fetch(self, url: str, held: Reservation, *, thumbnail: bool) -> VerifiedImage:
+    def new_allowance(self) -> TimeAllowance:
+        """The time that one image may take by all of its URLs together."""
+        return TimeAllowance(self._seconds)
+
+    async def _fetch(
+        self, urls: Sequence[str], held: Reservation, allowance: TimeAllowance, *, thumbnail: bool
+    ) -> VerifiedImage:
+        failures: dict[str, ImageError] = {}
+        hopeful = list(urls)
         try:
-            with anyio.fail_after(self._seconds) as limit:
-                for attempt in range(self._attempts - 1):
-                    with suppress(_TryAgain, CutShort):
-                        return await self._attempt(url, held, limit, thumbnail=thumbnail)
-                    held.release()
+            with allowance.spent() as limit:
+                for attempt in range(self._attempts):
+                    for url in tuple(hopeful):
+                        try:
+                            return await self._attempt(url, held, limit, thumbnail=thumbnail)
+                        except ImageError as error:
+                            held.release()
+                            failures[url] = error
+                            if not isinstance(error, (_TryAgain, CutShort)):
+                                hopeful.remove(url)
+                    if not hopeful or attempt == self._attempts - 1:
+                        break
                     pause = self._first_pause * 2**attempt
                     await anyio.sleep(pause * _JITTER.uniform(0.5, 1.0))
-                return await self._attempt(url, held, limit, thumbnail=thumbnail)
         except TimeoutError:
             raise ImageUnavailable(
-                f"the image did not arrive within {self._seconds:g} s. Run again later."
+                f"the image did not arrive within {allowance.whole:g} s. Run again later."
             ) from None
+        if not failures:
+            raise ImageUnavailable("the API gives no URL for it.")
+        raise failures[urls[0]].with_traceback(None)
 
     async def _attempt(
         self, url: str, held: Reservation, limit: anyio.CancelScope, *, thumbnail: bool

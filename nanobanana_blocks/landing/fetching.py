@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.details import TaskDetails
-from nanobanana_blocks.errors import ImageError, ImageUnavailable, NanoBananaError
+from nanobanana_blocks.errors import ImageError, NanoBananaError
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.verification import VerifiedImage
 
@@ -42,6 +43,8 @@ class TaskImages:
     async def fetch(self, index: int, *, thumbnail: bool) -> AsyncIterator[VerifiedImage]:
         """Fetch image `index` (from 0), and hold its bytes until the context is left.
 
+        All of its URLs, the fresh ones included, share the downloader's `seconds_per_image`.
+
         Raises:
             ImageError: None of its URLs, the fresh ones included, gives it.
         """
@@ -52,18 +55,24 @@ class TaskImages:
         self, index: int, bytes_held: AsyncExitStack, *, thumbnail: bool
     ) -> VerifiedImage:
         urls = self._details.image_urls(index)
+        fetch = partial(
+            self._downloader.fetch,
+            task_id=self._details.task_id,
+            thumbnail=thumbnail,
+            allowance=(allowance := self._downloader.new_allowance()),
+        )
         try:
-            return await self._by_any(urls, bytes_held, thumbnail=thumbnail)
+            return await bytes_held.enter_async_context(fetch(urls))
         except ImageError as error:
             if not error.retryable:
                 raise
             failure = error.with_traceback(None)
-        fresh = await self._fresh_urls(index)
+        fresh = await self._fresh_urls(index) if allowance.left else None
         if fresh is None:
             raise failure
         if fresh == urls:
             await asyncio.sleep(FRESH_URL_SECONDS)
-        return await self._by_any(fresh, bytes_held, thumbnail=thumbnail)
+        return await bytes_held.enter_async_context(fetch(fresh))
 
     async def _fresh_urls(self, index: int) -> tuple[str, ...] | None:
         """The URLs that the API gives now; None where it cannot be asked."""
@@ -74,18 +83,3 @@ class TaskImages:
                 except NanoBananaError as error:
                     self._fresh = error.with_traceback(None)
         return self._fresh.image_urls(index) if isinstance(self._fresh, TaskDetails) else None
-
-    async def _by_any(
-        self, urls: tuple[str, ...], bytes_held: AsyncExitStack, *, thumbnail: bool
-    ) -> VerifiedImage:
-        failures: list[ImageError] = []
-        task_id = self._details.task_id
-        for url in urls:
-            fetch = self._downloader.fetch(url, task_id=task_id, thumbnail=thumbnail)
-            try:
-                return await bytes_held.enter_async_context(fetch)
-            except ImageError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-        raise ImageUnavailable("the API gives no URL for it.", task_id=task_id)

@@ -83,21 +83,27 @@ class LandingFolder:
         return receipt
 
     async def why_taken(self, stem: str, task_ids: Collection[str]) -> str | None:
-        """Why files cannot be called by a stem; None where they can. Call `list_once` before.
+        """Why files cannot be called by a stem: "is task …'s"; None where they can.
+
+        Call `list_once` before.
 
         Args:
             stem: What the files are to be called.
             task_ids: The generation tasks that may have files of that name already. Without any,
                 an image of that name is somebody else's, even where it has no receipt.
         """
-        try:
-            receipt = await self.receipt(stem, task_ids)
-        except DestinationError as error:
-            return error.message
-        if receipt or task_ids or self._overwrite:
+        data = await self._read(receipt_name(stem))
+        receipt = read_receipt(data) if data else None
+        if receipt:
+            return None if receipt.task_id in task_ids else f"is task {receipt.task_id}'s"
+        if self._overwrite:
             return None
+        if data and not is_unfinished(data):
+            return f"would replace a file that is no receipt, {self._path(receipt_name(stem))}"
         names = [name for name in self._image_names(stem) if name in (self._sizes or ())]
-        return f"{self._path(names[0])} is there already. {_NEXT_STEP}" if names else None
+        if names and not task_ids:
+            return f"would replace {self._path(names[0])}"
+        return None
 
     async def is_whole(self, images: Iterable[ReceiptImage]) -> bool:
         """Whether images are there with their recorded sizes."""

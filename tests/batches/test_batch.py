@@ -496,6 +496,28 @@ async def test_a_service_out_of_reach_ends_the_submitting(
     assert await entries(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("package.json", b'{"name": "package", "version": "1.0.0"}'),
+        ("package.json", b'{"version": 2, "task_id": "later"}'),
+        ("package.png", b"a holiday"),
+        ("package-1.jpg", b"a holiday"),
+    ],
+)
+async def test_a_file_of_somebody_else_under_a_rows_name_is_not_replaced(
+    sandbox: Sandbox, tmp_path: Path, file: str, content: bytes
+) -> None:
+    """A row whose files would replace others is refused before anything is spent."""
+    (tmp_path / file).write_bytes(content)
+    rows = rows_of({"name": "b", "prompt": "y"}, {"name": "package", "prompt": "y"})
+    async with opened(sandbox, tmp_path, rows) as made:
+        with pytest.raises(errors.InvalidInput, match="row 2: package would replace"):
+            await made.refuse_taken_names()
+    assert (tmp_path / file).read_bytes() == content
+    assert sandbox.stats().submits == 0
+
+
 async def test_a_taken_name_is_told_before_anything_is_spent(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

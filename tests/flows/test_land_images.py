@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +28,8 @@ from nanobanana_blocks import (
     errors,
     tasks,
 )
-from nanobanana_blocks.landing import fetching
+from nanobanana_blocks.images.download import ImageDownloader
+from nanobanana_blocks.landing import fetching, lander
 from nanobanana_blocks.orchestration.observability import artifacts, contact_sheet, progress
 from nanobanana_blocks.orchestration.runs import landing_runs
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
@@ -44,7 +46,8 @@ SOON = PollPolicy.fixed(0.05)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the pauses out of retries that would otherwise wait for a slow service."""
     monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
-    monkeypatch.setattr(landing_runs._land_one, "retry_delay_seconds", [0])
+    downloader = partial(ImageDownloader, first_pause_seconds=0.01)
+    monkeypatch.setattr(lander, "ImageDownloader", downloader)
 
 
 async def test_lands_and_reports(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -119,12 +122,47 @@ async def test_a_task_run_that_times_out_says_so(sandbox: Sandbox, tmp_path: Pat
     assert sandbox.stats().looks[task_id] < 20
 
 
-async def test_a_failure_that_may_pass_is_retried(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A dead URL that comes to life lands by the retries of its task run."""
-    task_id = sandbox.add_task(TaskPlan(seconds=0))
-    sandbox.add_fault(Fault(kind="http-status", on="files", status=404, count=5))
-    report = await land_images([task_id], str(tmp_path), poll=SOON)
+@pytest.mark.parametrize("tasks", [2, 12])
+async def test_an_image_host_that_fails_for_a_while_costs_no_image(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int
+) -> None:
+    """What passes is ridden out alike with a task run for each task and with one for a group."""
+    monkeypatch.setattr(landing_runs, "TASK_RUN_EACH", 10)
+    sandbox.configure(image_bytes=5000)
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * tasks)
+    for task_id in task_ids:
+        fault = Fault(kind="http-status", on="files", status=503, count=8, task_id=task_id)
+        sandbox.add_fault(fault)
+    report = await land_images(task_ids, str(tmp_path), poll=SOON)
     assert report.complete
+
+
+@pytest.mark.parametrize("tasks", [2, 12])
+async def test_a_dead_image_is_not_fetched_again_by_prefect(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int
+) -> None:
+    """Images are retried in one place, so no task run does it all over again."""
+    monkeypatch.setattr(landing_runs, "TASK_RUN_EACH", 10)
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * tasks)
+    sandbox.add_fault(Fault(kind="http-status", on="files", status=404))
+    report = await land_images(task_ids, str(tmp_path), poll=SOON, allow_partial=True)
+    assert report.counts["failed"] == tasks
+    assert sandbox.stats().requests["files"] == 4 * tasks
+
+
+async def test_a_hanging_image_host_is_given_up_on_once(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All URLs and attempts of an image share one allowance of time, and nothing renews it."""
+    downloader = partial(ImageDownloader, seconds_per_image=0.5)
+    monkeypatch.setattr(lander, "ImageDownloader", downloader)
+    task_id = sandbox.add_task(TaskPlan(seconds=0))
+    sandbox.add_fault(Fault(kind="latency", on="files", seconds=60))
+    report = await land_images([task_id], str(tmp_path), poll=SOON, allow_partial=True)
+    [outcome] = report.outcomes
+    assert outcome.error
+    assert "did not arrive within 0.5 s" in outcome.error.message
+    assert sandbox.stats().requests["files"] == 1
 
 
 async def test_a_large_batch_has_few_task_runs(

@@ -50,7 +50,6 @@ from nanobanana_blocks.orchestration.runs.landing_runs import (
     in_groups,
     run_task_runs_concurrently,
 )
-from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.signals import cancelled_by_sigterm
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination
@@ -257,7 +256,7 @@ async def _process_in_task_runs(batch: Batch) -> None:
         raise batch.abort_error
 
 
-@task(name="process-row", **RETRIES)
+@task(name="process-row", cache_policy=NO_CACHE)
 async def _process_row(row: Row, batch: Batch) -> State[Any]:
     try:
         outcome = await batch.process(row)

@@ -25,7 +25,6 @@ from nanobanana_blocks.orchestration.account_budget import sharing_account_budge
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, posting_outcomes
-from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.signals import cancelled_by_sigterm
 
 T = TypeVar("T")
@@ -126,7 +125,7 @@ async def land_what_is_done(landing: Lander, placed: Mapping[str, Placement] | N
         logger.warning("%s %s", outcome.task_id, outcome.describe())
 
 
-@task(name="land", task_run_name="land {task_id}", **RETRIES)
+@task(name="land", task_run_name="land {task_id}", cache_policy=NO_CACHE)
 async def _land_one(task_id: str, landing: Lander) -> State[Any]:
     try:
         outcome = await landing.land(task_id)

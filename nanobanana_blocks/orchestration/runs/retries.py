@@ -9,13 +9,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.tasks import exponential_backoff
 
-from nanobanana_blocks.errors import WaitTimedOut
+from nanobanana_blocks.errors import ImageError, StorageError, WaitTimedOut
 
 
 def may_succeed_later(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    """Whether Prefect should retry: the error says so, and a whole wait has not passed already."""
-    error = state.data
-    return getattr(error, "retryable", False) and not isinstance(error, WaitTimedOut)
+    """Whether Prefect should retry: the error says so, and nothing below has retried it already.
+
+    Images are retried by the downloader, files by the destination, and a wait has its own time.
+    """
+    retried_below = (WaitTimedOut, ImageError, StorageError)
+    return getattr(state.data, "retryable", False) and not isinstance(state.data, retried_below)
 
 
 RETRIES: dict[str, Any] = {
