@@ -111,7 +111,7 @@ async def server() -> AsyncIterator[Server]:
 @asynccontextmanager
 async def downloader(**limits: object) -> AsyncIterator[ImageDownloader]:
     rules = EgressRules.for_api("http://127.0.0.1:9")
-    given = {"first_pause_seconds": 0.001, "max_pixels": MAX_PIXELS, **limits}
+    given = {"first_pause_seconds": 0.001, "attempts": 3, "max_pixels": MAX_PIXELS, **limits}
     async with ImageDownloader(rules, **given) as made:  # type: ignore[arg-type]  # many types
         yield made
         assert made.budget.free == 256 * 2**20 or "budget_bytes" in limits
@@ -345,6 +345,25 @@ async def test_a_dripping_body_ends_at_the_time_limit(server: Server) -> None:
     error = await failure(server.on("/a", drip), seconds_per_image=0.1)
     assert type(error) is ImageUnavailable
     assert "within 0.1 s" in str(error)
+
+
+async def test_a_silent_url_does_not_take_the_time_of_another(server: Server) -> None:
+    """Rule: of several URLs each is tried before one is tried again, and one that says no for good
+    is not."""
+
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    dead, mute = server.on("/dead", answer(status="404 Not Found")), server.on("/mute", silent)
+    good = server.on("/good", close_at_once, answer(JPEG))
+    urls = (dead, mute, good)
+    async with (
+        downloader(read_seconds=0.05) as images,
+        images.fetch(urls, task_id="t") as image,
+    ):
+        assert image.data == JPEG
+    asked = [request.split()[1].partition("?")[0] for request in server.requests]
+    assert asked == ["/dead", "/mute", "/good", "/mute", "/good"]
 
 
 async def test_a_silent_host_ends_at_the_read_limit(server: Server) -> None:
