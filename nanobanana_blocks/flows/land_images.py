@@ -21,19 +21,23 @@ def name_run() -> str:
     """Name a run after what it does: ``12 tasks to s3://bucket/folder``."""
     parameters: dict[str, Any] = flow_run.parameters
     task_ids = parameters["task_ids"]
-    what = task_ids[0] if len(task_ids) == 1 else f"{len(task_ids)} tasks"
+    if isinstance(task_ids, str):
+        what = f"tasks of {redact(task_ids)}"
+    else:
+        what = task_ids[0] if len(task_ids) == 1 else f"{len(task_ids)} tasks"
     return f"{what} to {redact(parameters['destination'])}"
 
 
 @flow(name="land-images", flow_run_name=name_run)
 async def land_images(
-    task_ids: list[str],
+    task_ids: list[str] | str,
     destination: str = "images",
     credentials: str = "default",
     timeout: float = 900.0,
     poll: PollPolicy = PollPolicy(),  # noqa: B008  # frozen, and Prefect shows it in the form
     overwrite: bool = False,
     allow_partial: bool = False,
+    timezone: str = "UTC",
 ) -> LandingReport:
     """Wait for generation tasks and land every finished image in storage, verified, once.
 
@@ -42,25 +46,34 @@ async def land_images(
     the wait for its task.
 
     Args:
-        task_ids: Ids of the generation tasks, as the API gave them.
+        task_ids: Ids of the generation tasks, as the API gave them; or the path or URL of a file of
+            them, for more than some 15,000, which is what Prefect takes as a parameter: text with
+            an id a line, CSV with a column task_id, JSONL or JSON.
         destination: A path, an fsspec URL such as s3://bucket/folder, or the name of a saved
-            ImageStore block.
+            ImageStore block; {date} in it is the day on which the run was scheduled.
         credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
             NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
         timeout: Seconds to wait for each generation task.
         poll: When to ask the API.
-        overwrite: Land again what has landed already.
+        overwrite: Land again what has landed already, and replace files of others in the way.
         allow_partial: End well even when not every image has landed.
+        timezone: Time zone of that day, such as Europe/Berlin.
 
     Returns:
         What became of each generation task, in the order asked.
 
     Raises:
         IncompleteLanding: Not everything landed and `allow_partial` is off.
-        NanoBananaError: Something cannot be meant, is missing, or refuses; nothing was begun.
+        NanoBananaError: Something is invalid, is missing, or refuses; nothing was begun.
     """
     async with opening_lander(
-        task_ids, destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
+        task_ids,
+        destination,
+        credentials,
+        timeout=timeout,
+        poll=poll,
+        overwrite=overwrite,
+        timezone=timezone,
     ) as landing:
         progress = showing_progress(landing.expected, lambda: len(landing.outcomes))
         async with progress, waking_on_callbacks(landing):

@@ -38,10 +38,10 @@ async def sweep(
     days: Annotated[int, Field(ge=1)] = 2,
     timezone: str = "UTC",
 ) -> LandingReport:
-    """Ask once about every generation task that is still awaited, and land what is done.
+    """Ask once about every generation task that is still outstanding, and land what is done.
 
-    A task is awaited from its submit by a batch, or its callback, until its receipt is there or the
-    service says that it failed. What is still generating is reported as timed out and asked about
+    A task is outstanding from its submit by a batch, or its callback, until its receipt is there or
+    the service says that it failed. What is still generating is reported as timed out and polled
     again by the next sweep. Where a place cannot be swept, the others are, and the run fails then.
 
     Args:
@@ -59,28 +59,43 @@ async def sweep(
 
     Raises:
         StorageError: Several places could not be swept.
-        NanoBananaError: Something cannot be meant, is missing, or refuses.
+        DestinationError: Nothing was ever landed, submitted or announced in the place, as where it
+            is misspelt; for a destination with {date} that is a warning.
+        NanoBananaError: Something is invalid, is missing, or refuses.
     """
     store = await load_store(destination)
+    is_dated = DATE in store.url
     places = [store]
-    if DATE in store.url:
+    if is_dated:
         today = scheduled_day(timezone)
         places = [store.for_date(today - timedelta(days=ago)) for ago in range(days)]
     outcomes: list[LandingOutcome] = []
+    unused = 0
     failures: list[StorageError | DestinationError] = []
     for place in places:
         try:
-            outcomes += await _sweep_place(place, credentials, older_than, poll)
+            found = await _sweep_place(place, credentials, older_than, poll)
+            unused += found is None
+            outcomes += found or ()
         except (StorageError, DestinationError) as failure:
             failures.append(failure)
     if failures:
         raise _summed_up(failures, len(places))
+    if unused == len(places):
+        problem = (
+            f"{redact(store.url)}: nothing was ever landed, submitted or announced there. Check "
+            "the spelling of the destination."
+        )
+        if not is_dated:
+            raise DestinationError(problem)
+        get_run_logger().warning("Of the last %s days, %s", days, problem)
     return LandingReport(destination=redact(destination), outcomes=outcomes)
 
 
 async def _sweep_place(
     place: ImageStore, credentials: str, older_than: float, poll: PollPolicy
-) -> Sequence[LandingOutcome]:
+) -> Sequence[LandingOutcome] | None:
+    """What became of what is outstanding in a place; None where the place was never used."""
     async with open_outstanding(place.location, older_than, find_kept_callbacks) as outstanding:
         get_run_logger().info(
             "%s: %s tasks are outstanding, and %s more for less than %g s, left to others",
@@ -95,7 +110,7 @@ async def _sweep_place(
                 f"{outstanding.unconfirmed:,}",
             )
         if not outstanding.tasks:
-            return []
+            return [] if outstanding.is_used else None
         async with opening_lander(
             list(outstanding.tasks), place, credentials, poll=poll
         ) as landing:

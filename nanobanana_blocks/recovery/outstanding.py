@@ -5,6 +5,7 @@ It is what the sweep goes by; it asks the API nothing and lands nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,23 +14,25 @@ from nanobanana_blocks.batches.ledger import AttemptState, Ledger, SubmissionAtt
 from nanobanana_blocks.errors import UnknownTask
 from nanobanana_blocks.landing.lander import Lander, Placement
 from nanobanana_blocks.landing.naming import receipt_name
+from nanobanana_blocks.landing.receipt import read_receipt
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.recovery.pending import PendingTasks, open_pending
-from nanobanana_blocks.storage.destination import StorageLocation
+from nanobanana_blocks.storage.destination import Destination, StorageLocation
 
 FindCallbacks = Callable[[Sequence[str], datetime], Awaitable[dict[str, str]]]
-"""Takes job keys and since when; gives the tasks that callbacks have told for them, by job key."""
+"""Takes job keys and since when; gives the tasks that callbacks named for them, by job key."""
 
 UNKNOWN_FOR = timedelta(days=1)
 """How long a task may be unknown to the API, as with a wrong key, before it is dropped."""
 
 
 class OutstandingTasks:
-    """What a place awaits; made by `open_outstanding`.
+    """What is outstanding in one place; made by `open_outstanding`.
 
     Attributes:
-        tasks: The tasks that are awaited, each with where its files go.
-        younger: How many more are awaited that are too young to be taken for lost.
+        tasks: The tasks that are outstanding, each with where its files go.
+        is_used: Whether anything was ever landed, submitted or announced in the place.
+        younger: How many more are outstanding and too young to be taken for lost.
         unconfirmed: Of how many rows it is not known whether they were submitted.
     """
 
@@ -37,6 +40,7 @@ class OutstandingTasks:
         self, pending: PendingTasks, ledger: Ledger, find_callbacks: FindCallbacks
     ) -> None:
         self.tasks: dict[str, Placement] = {}
+        self.is_used = False
         self.younger = 0
         self.unconfirmed = 0
         self._pending = pending
@@ -45,32 +49,58 @@ class OutstandingTasks:
         self._entries: dict[str, SubmissionAttempt] = {}
         self._announced: dict[str, datetime] = {}
 
-    async def find(self, in_storage: set[str], older_than: float) -> None:
-        """Find what is awaited for longer than `older_than` seconds.
+    async def find(self, destination: Destination, older_than: float) -> None:
+        """Find what has been outstanding for longer than `older_than` seconds.
 
         Args:
-            in_storage: The names of the files in the place.
+            destination: Where the images are.
             older_than: Seconds since the submit, or the announcement.
         """
+        in_storage = set(await destination.list())
         await self._ledger.load()
         await self._recover(older_than)
         self._entries = {e.task_id: e for e in self._ledger.entries() if e.task_id}
         self._announced = {
             task.task_id: task.announced_at for task in await self._pending.older_than(0)
         }
-        submitted = {
-            task_id: entry.reserved_at
-            for task_id, entry in self._entries.items()
-            if entry.state is AttemptState.SUBMITTED
-            and not entry.failure
-            and (entry.attempt > 1 or receipt_name(entry.name or task_id) not in in_storage)
-        }
+        self.is_used = bool(in_storage or self._announced or self._ledger.entries())
+        submitted = await self._submitted_without_receipt(destination, in_storage)
         since = self._announced | submitted
         latest = _now() - timedelta(seconds=older_than)
         self.tasks = {
             task_id: self._placement(task_id) for task_id, at in since.items() if at <= latest
         }
         self.younger = len(since) - len(self.tasks)
+
+    async def _submitted_without_receipt(
+        self, destination: Destination, in_storage: set[str]
+    ) -> dict[str, datetime]:
+        """The tasks that a batch has submitted and that have not landed, with since when."""
+        open_entries = [
+            entry
+            for entry in self._entries.values()
+            if entry.state is AttemptState.SUBMITTED and not entry.failure
+        ]
+        # Where a row was submitted again, the receipt of its name may be an earlier attempt's.
+        doubtful = [
+            entry
+            for entry in open_entries
+            if entry.attempt > 1 and receipt_name(entry.stem or "") in in_storage
+        ]
+        contents = await asyncio.gather(
+            *(destination.read(receipt_name(entry.stem or "")) for entry in doubtful)
+        )
+        superseded = {
+            entry.task_id
+            for entry, content in zip(doubtful, contents, strict=True)
+            if not _is_receipt_of(entry, content)
+        }
+        return {
+            entry.task_id: entry.reserved_at
+            for entry in open_entries
+            if entry.task_id
+            and (entry.task_id in superseded or receipt_name(entry.stem or "") not in in_storage)
+        }
 
     def _placement(self, task_id: str) -> Placement:
         entry = self._entries.get(task_id)
@@ -80,7 +110,7 @@ class OutstandingTasks:
         return Placement(entry.name, replaces, row_key=entry.key, row_digest=entry.digest)
 
     async def settle(self, outcome: LandingOutcome, landing: Lander) -> None:
-        """Take note of what became of a task that was awaited.
+        """Note what became of a task that was outstanding.
 
         Raises:
             StorageError: It could not be noted.
@@ -111,6 +141,11 @@ class OutstandingTasks:
         self.unconfirmed = len(unanswered) - len(found)
 
 
+def _is_receipt_of(entry: SubmissionAttempt, content: bytes | None) -> bool:
+    receipt = read_receipt(content) if content else None
+    return receipt is not None and receipt.task_id == entry.task_id
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -131,7 +166,7 @@ async def open_outstanding(
         open_ledger(images, check=False) as ledger,
     ):
         outstanding = OutstandingTasks(pending, ledger, find_callbacks)
-        await outstanding.find(set(await destination.list()), older_than)
+        await outstanding.find(destination, older_than)
         try:
             yield outstanding
         finally:

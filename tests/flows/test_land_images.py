@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,68 @@ async def test_events_tell_what_automations_need(sandbox: Sandbox, tmp_path: Pat
     for event in ours:
         assert event.resource.id == f"nanobanana.task.{event.payload['task_id']}"
         assert f"prefect.flow-run.{run.id}" in {related.id for related in event.related}
+
+
+@pytest.mark.parametrize("name", ["ids.txt", "ids.csv", "ids.jsonl", "ids.json"])
+async def test_ids_from_a_file(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """More ids than a run's parameters can hold come from a file, and none is lost on the way."""
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0)] * 3)
+    file = tmp_path / name
+    objects = [{"task_id": task_id} for task_id in task_ids]
+    file.write_text(
+        {
+            "ids.txt": "# yesterday's\n" + "\r\n".join([*task_ids, ""]),
+            "ids.csv": "name,task_id\n" + "".join(f"x,{task_id}\n" for task_id in task_ids),
+            "ids.jsonl": "".join(f"{json.dumps(item)}\n" for item in objects),
+            "ids.json": json.dumps(task_ids),
+        }[name]
+    )
+    report = await land_images(str(file), str(tmp_path / "images"), poll=SOON)
+    assert [outcome.task_id for outcome in report.outcomes] == task_ids
+    assert report.complete
+    assert (await last_run()).name == f"tasks of {file} to {tmp_path / 'images'}"
+
+
+async def test_one_id_is_not_taken_for_a_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A text that names no file is refused with what task_ids takes."""
+    with pytest.raises(errors.InvalidInput, match=r"a list of ids, or the path.*no such file"):
+        await land_images("933259930a1fc855a4e3835b7c60a028", str(tmp_path / "images"))
+    assert sandbox.stats().requests == {}
+
+
+async def test_a_date_in_the_destination_is_the_runs_day(sandbox: Sandbox, tmp_path: Path) -> None:
+    """{date} means the same for flow, task and batch, and other words in braces are refused."""
+    a, b = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
+    before = datetime.now(UTC).date()
+    await land_images([a], f"{tmp_path}/{{date}}", poll=SOON)
+    await tasks.land_task(b, f"{tmp_path}/{{date}}", poll=SOON)
+    days = {str(before), str(datetime.now(UTC).date())}
+    assert {folder.name for folder in tmp_path.iterdir()} <= days
+    assert {path.stem for path in tmp_path.rglob("*.json")} == {a, b}
+    with pytest.raises(errors.InvalidInput, match="day"):
+        await land_images([a], f"{tmp_path}/{{day}}", poll=SOON)
+
+
+async def test_tasks_take_plain_json_values(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What a JSON caller gives is read, and what is wrong with it is named."""
+    poll = {"mode": "fixed", "interval_seconds": 0.05}
+    task_id = await tasks.submit_generation({"prompt": "a fig"})
+    assert (await tasks.wait_for_task(task_id, timeout=60, poll=poll)).image_count == 1
+    outcome = await tasks.land_task(task_id, str(tmp_path), poll=poll)
+    assert outcome.in_storage
+    pro = {"endpoint": "generate-pro", "prompt": "a fig", "resolution": "1K"}
+    assert await tasks.submit_generation(pro)
+    submits = sandbox.stats().submits
+    for wrong, words in (
+        ({"prompt": ""}, "prompt"),
+        ({"endpoint": "paint", "prompt": "a fig"}, "generate-pro"),
+        ("a fig", "request is neither"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=words):
+            await tasks.submit_generation(wrong)
+    with pytest.raises(errors.InvalidInput, match="mode"):
+        await tasks.wait_for_task(task_id, poll={"mode": "never"})
+    assert sandbox.stats().submits == submits
 
 
 async def test_no_credentials_says_how_to_make_them(

@@ -8,7 +8,10 @@ import pytest
 from flows.land_images import land_images
 from flows.sweep import sweep
 from nanobanana_blocks import LandingReport
-from nanobanana_blocks.errors import StorageError
+from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
+from nanobanana_blocks.errors import DestinationError, StorageError
+from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
 from nanobanana_blocks.recovery import outstanding
 from nanobanana_blocks.recovery.pending import open_pending
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
@@ -104,6 +107,46 @@ class TestSweep:
             assert f"{day}/.nanobanana/ledger/row.1.json is no ledger entry" in str(caught.value)
         assert ("2 of 3 places" in str(caught.value)) is (broken == 2)
         assert (days[2] / f"{task_id}.json").exists()
+
+    async def test_a_place_that_was_never_used_is_refused(
+        self, sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A misspelt destination fails the sweep; a day without any use is only said."""
+        with pytest.raises(DestinationError, match=r"misspelt: nothing was ever.*spelling"):
+            await sweep(str(tmp_path / "misspelt"), older_than=0)
+        with caplog.at_level("WARNING", "prefect.flow_runs"):
+            assert (await sweep(f"{tmp_path}/{{date}}", older_than=0)).outcomes == []
+        assert "Of the last 2 days" in caplog.text
+        task_id = sandbox.add_task(TaskPlan(seconds=0))
+        await land_images([task_id], str(tmp_path / "used"))
+        assert (await sweep(str(tmp_path / "used"), older_than=0)).outcomes == []
+
+    async def test_a_row_submitted_twice_is_reported_until_it_has_landed(
+        self, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """A receipt of an earlier attempt does not settle a row, and one of the last does."""
+        first, second = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
+        made = datetime.now(UTC) - timedelta(hours=1)
+        ledger = tmp_path / ".nanobanana/ledger"
+        ledger.mkdir(parents=True)
+        for attempt, task_id in ((1, first), (2, second)):
+            entry = SubmissionAttempt(
+                key="fig",
+                attempt=attempt,
+                digest="d",
+                name="fig",
+                endpoint=Endpoint.GENERATE,
+                credits=4,
+                job_key=f"job-{attempt}",
+                reserved_at=made,
+                state=AttemptState.SUBMITTED,
+                task_id=task_id,
+            )
+            (ledger / f"fig.{attempt}.json").write_text(entry.model_dump_json(exclude_none=True))
+        async with opening_lander([first], str(tmp_path), "default") as lander:
+            await lander.land(first, name="fig")
+        assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {second: "landed"}
+        assert (await sweep(str(tmp_path), older_than=0)).outcomes == []
 
     async def test_announcing_again_does_not_make_younger(self, tmp_path: Path) -> None:
         """Repeated callbacks of a task do not put its sweep off."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -26,7 +28,9 @@ from PIL import Image
 from nanobanana_blocks import LandingOutcome, LandingStatus, NanoBananaClient, PollPolicy, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.images import download
 from nanobanana_blocks.images.download import ImageDownloader
+from nanobanana_blocks.images.verification import VerifiedImage
 from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
@@ -162,6 +166,59 @@ async def test_prompts_are_kept_only_where_asked_for(
     task_id = sandbox.add_task(TaskPlan(seconds=0, prompt="a private fig"))
     await land(sandbox, [task_id], tmp_path, keep_prompts=keep)
     assert receipt_of(tmp_path, task_id).prompt == ("a private fig" if keep else None)
+
+
+async def test_half_a_surrogate_in_a_prompt_costs_no_image(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: a prompt that no UTF-8 file can hold is kept without its broken characters."""
+    task_id = sandbox.add_task(DONE)
+    [url] = await urls_of(sandbox, task_id)
+    prompt = json.dumps({"prompt": "a \ud83d fig \ud83c\udf4c"})
+    async with raw_server(success(task_id, url, paramJson=prompt)) as api:
+        [outcome] = await land(sandbox, [task_id], tmp_path, base_url=api.url, keep_prompts=True)
+    assert outcome.status is LandingStatus.LANDED
+    assert receipt_of(tmp_path, task_id).prompt == "a \ufffd fig \U0001f34c"
+
+
+async def test_times_in_a_receipt_are_utc(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: what the service writes in its own zone, or at the ends of time, is UTC or left out."""
+    task_id = sandbox.add_task(DONE)
+    [url] = await urls_of(sandbox, task_id)
+    times = {"createTime": "0001-01-01 00:00:00", "completeTime": "2026-01-06 08:17:04"}
+    async with raw_server(success(task_id, url, **times)) as api:
+        await land(sandbox, [task_id], tmp_path, base_url=api.url)
+    found = json.loads((tmp_path / f"{task_id}.json").read_text())
+    assert found["completed_at"] == "2026-01-06T00:17:04Z"
+    assert found["landed_at"].endswith("Z")
+    assert "created_at" not in found
+
+
+async def test_failed_writes_keep_no_image_in_memory(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: the errors that a run keeps hold no frames, which would hold the images' bytes."""
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0, images=2)] * 3)
+    images: list[weakref.ref[VerifiedImage]] = []
+    verify = download.verify_image
+
+    def watched(*args: Any, **options: Any) -> VerifiedImage:
+        image = verify(*args, **options)
+        images.append(weakref.ref(image))
+        return image
+
+    async def full(self: Destination, name: str, data: bytes, media_type: str) -> None:
+        raise errors.StorageError("no space left")
+
+    monkeypatch.setattr(download, "verify_image", watched)
+    monkeypatch.setattr(Destination, "publish", full)
+    async with opened(sandbox, task_ids, tmp_path) as made:
+        await made.land_each(task_ids)
+        assert set(made.errors) == set(task_ids)
+        assert all(error.__traceback__ is None for error in made.errors.values())
+        gc.collect()
+        assert len(images) == 6
+        assert [image for image in images if image()] == []
 
 
 async def test_the_receipt_comes_last(

@@ -17,15 +17,23 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.task_files import read_task_ids
 from nanobanana_blocks.concurrency import run_concurrently
-from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
+from nanobanana_blocks.errors import (
+    DestinationError,
+    InvalidInput,
+    NanoBananaError,
+    WaitTimedOut,
+)
 from nanobanana_blocks.landing.lander import Lander, Placement, open_lander
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, posting_outcomes
+from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
 from nanobanana_blocks.signals import cancelled_by_sigterm
+from nanobanana_blocks.storage.locations import Location
 
 T = TypeVar("T")
 
@@ -38,20 +46,34 @@ MAX_WARNINGS = 50
 
 @asynccontextmanager
 async def opening_lander(
-    task_ids: list[str],
+    task_ids: list[str] | str,
     destination: str | ImageStore,
     credentials: str,
     *,
     timeout: float = 900.0,
     poll: PollPolicy | None = None,
     overwrite: bool = False,
+    timezone: str = "UTC",
 ) -> AsyncIterator[Lander]:
     """Turn the names that a flow takes into what landing needs, and close it all at the end.
 
+    Args:
+        task_ids: The generation tasks, or the path or URL of a file of them.
+        destination: A path, an fsspec URL, the name of a saved block, or a store.
+        credentials: Name of a saved block.
+        timeout: Seconds to wait for each task.
+        poll: When to ask the API.
+        overwrite: Land again what has landed already.
+        timezone: Time zone of the run's scheduled day, which {date} in the destination means.
+
     Raises:
-        NanoBananaError: Something cannot be meant, is missing, or cannot be written to.
+        NanoBananaError: Something is invalid, is missing, or cannot be written to.
     """
-    store = destination if isinstance(destination, ImageStore) else await load_store(destination)
+    if not isinstance(destination, ImageStore):
+        destination = (await load_store(destination)).for_date(scheduled_day(timezone))
+    store = destination
+    if isinstance(task_ids, str):
+        task_ids = await _ids_in_file(task_ids, store)
     client = (await load_credentials(credentials)).get_client()
     async with (
         cancelled_by_sigterm(),
@@ -71,6 +93,18 @@ async def opening_lander(
         sharing_account_budget(credentials, client.budget),
     ):
         yield landing
+
+
+async def _ids_in_file(url: str, store: ImageStore) -> list[str]:
+    same = Location.parse(url).protocol == Location.parse(store.url).protocol
+    options = store.storage_options.get_secret_value() if same else None
+    try:
+        return await read_task_ids(url, options)
+    except DestinationError as error:
+        raise InvalidInput(
+            "task_ids takes a list of ids, or the path or URL of a file that holds them. Taken as "
+            f"a file: {error.message}"
+        ) from None
 
 
 async def land_in_task_runs(landing: Lander) -> None:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from prefect.runtime import task_run
+from pydantic import BaseModel, ValidationError
+
 from nanobanana_blocks.api.details import TaskDetails
-from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
 from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.orchestration.runs.sync import async_task, sync_task
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _read(model: type[_Model], value: Any, name: str) -> _Model:
+    """What a caller gave as an object or as JSON values.
+
+    Raises:
+        InvalidInput: It is invalid; every field at fault is named.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or name}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise InvalidInput(f"{name} is invalid: {faults}") from None
 
 
 @async_task(task_run_name="poll {task_id}", **RETRIES)
@@ -33,7 +58,7 @@ async def wait_for_task(
     task_id: str,
     credentials: str = "default",
     timeout: float = 900.0,
-    poll: PollPolicy | None = None,
+    poll: PollPolicy | Mapping[str, Any] | None = None,
 ) -> TaskDetails:
     """Wait until a generation task has succeeded.
 
@@ -50,7 +75,10 @@ async def wait_for_task(
         APIError: A failure that waiting does not mend, or that outlasted its bound.
     """
     async with (await load_credentials(credentials)).get_client() as client:
-        return (await client.wait_for_task(task_id, timeout, poll)).raise_for_status()
+        details = await client.wait_for_task(
+            task_id, timeout, _read(PollPolicy, poll or PollPolicy(), "poll")
+        )
+        return details.raise_for_status()
 
 
 @async_task(task_run_name="land {task_id}", **RETRIES)
@@ -59,7 +87,7 @@ async def land_task(
     destination: str = "images",
     credentials: str = "default",
     timeout: float = 900.0,
-    poll: PollPolicy | None = None,
+    poll: PollPolicy | Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> LandingOutcome:
     """Wait for one generation task and land its images; for flows of your own.
@@ -76,7 +104,12 @@ async def land_task(
         NanoBananaError: The images did not land.
     """
     async with opening_lander(
-        [task_id], destination, credentials, timeout=timeout, poll=poll, overwrite=overwrite
+        [task_id],
+        destination,
+        credentials,
+        timeout=timeout,
+        poll=_read(PollPolicy, poll or PollPolicy(), "poll"),
+        overwrite=overwrite,
     ) as landing:
         outcome = await landing.land(task_id)
         if task_id in landing.errors:
@@ -84,9 +117,39 @@ async def land_task(
         return outcome
 
 
-@async_task(task_run_name="submit to {request.endpoint.value}", **RETRIES)
+def _read_request(request: GenerationRequest | Mapping[str, Any]) -> GenerationRequest:
+    """The request that a caller gave, as an object or as its fields.
+
+    Raises:
+        InvalidInput: It is invalid; every field at fault is named.
+    """
+    if isinstance(request, GenerationRequest):
+        return request
+    if not isinstance(request, Mapping):
+        raise InvalidInput("request is neither a GenerationRequest nor an object of its fields")
+    fields = dict(request)
+    name = fields.pop("endpoint", Endpoint.GENERATE)
+    try:
+        endpoint = Endpoint(name)
+    except ValueError:
+        known = ", ".join(endpoint.value for endpoint in Endpoint)
+        raise InvalidInput(f"endpoint {name!r:.60} is unknown: write one of {known}") from None
+    return _read(REQUESTS[endpoint], fields, "request")
+
+
+def name_submit() -> str:
+    """Name a task run after what it does: ``submit to generate-2``."""
+    request = task_run.parameters["request"]
+    if isinstance(request, GenerationRequest):
+        return f"submit to {request.endpoint.value}"
+    return "submit"
+
+
+@async_task(task_run_name=name_submit, **RETRIES)
 async def submit_generation(
-    request: GenerationRequest, credentials: str = "default", callback_url: str | None = None
+    request: GenerationRequest | Mapping[str, Any],
+    credentials: str = "default",
+    callback_url: str | None = None,
 ) -> str:
     """Submit a generation task, which costs credits, and return its id; for flows of your own.
 
@@ -94,22 +157,23 @@ async def submit_generation(
     submits again: `run_batch` is what remembers.
 
     Args:
-        request: What to generate.
+        request: What to generate: a `GenerationRequest`, or its fields and, where it is not `generate`,
+            its `endpoint`, as JSON callers have them.
         credentials: Name of a saved `NanoBananaCredentials` block.
         callback_url: Where the service is to post the outcome.
 
     Raises:
+        InvalidInput: The request is invalid; every field at fault is named.
         UnconfirmedSubmit: It is not known whether a task was created, and billed.
         MissingCredentials: No such block is saved, nor is `NANOBANANA_API_KEY` set.
         APIError: Another of its subclasses: no task was created.
     """
+    checked = _read_request(request)
     async with (await load_credentials(credentials)).get_client() as client:
-        return await client.submit(request, callback_url=callback_url)
+        return await client.submit(checked, callback_url=callback_url)
 
 
 get_task_details_sync = sync_task(get_task_details, task_run_name="poll {task_id}", **RETRIES)
 wait_for_task_sync = sync_task(wait_for_task, task_run_name="wait for {task_id}", **RETRIES)
 land_task_sync = sync_task(land_task, task_run_name="land {task_id}", **RETRIES)
-submit_generation_sync = sync_task(
-    submit_generation, task_run_name="submit to {request.endpoint.value}", **RETRIES
-)
+submit_generation_sync = sync_task(submit_generation, task_run_name=name_submit, **RETRIES)
