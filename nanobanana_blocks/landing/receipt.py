@@ -112,7 +112,7 @@ def is_unfinished(data: bytes) -> bool:
     """Whether a file was to become a receipt and is not one, so that it may be replaced.
 
     That is a torn one, as a kill or a power cut leaves on storage that does not write atomically,
-    and one without images, as versions before 0.5 wrote of a task that had no URL yet.
+    and one without images, as version 0.1 wrote of a task that had no URL yet.
     """
     if not data.strip(b"\0"):
         return True

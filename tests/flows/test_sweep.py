@@ -7,15 +7,15 @@ import pytest
 
 from flows.land_images import land_images
 from flows.sweep import sweep
-from nanobanana_blocks import LandingReport
+from nanobanana_blocks import LandingReport, NanoBananaClient
 from nanobanana_blocks.api.requests import Endpoint
 from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
 from nanobanana_blocks.errors import DestinationError, StorageError
-from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
+from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.recovery import outstanding
 from nanobanana_blocks.recovery.pending import open_pending
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
-from nanobanana_blocks.storage.destination import StorageLocation
+from nanobanana_blocks.storage.destination import Destination, StorageLocation
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -143,7 +143,11 @@ class TestSweep:
                 task_id=task_id,
             )
             (ledger / f"fig.{attempt}.json").write_text(entry.model_dump_json(exclude_none=True))
-        async with opening_lander([first], str(tmp_path), "default") as lander:
+        async with (
+            NanoBananaClient(sandbox.api_key, sandbox.base_url) as client,
+            await Destination.open(str(tmp_path)) as destination,
+            open_lander([first], client, destination) as lander,
+        ):
             await lander.land(first, name="fig")
         assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {second: "landed"}
         assert (await sweep(str(tmp_path), older_than=0)).outcomes == []

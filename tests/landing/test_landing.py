@@ -593,8 +593,8 @@ async def urls_of(sandbox: Sandbox, task_id: str) -> list[str]:
     url = f"{sandbox.base_url}/api/v1/nanobanana/record-info"
     async with httpx.AsyncClient(headers=headers) as http:
         answer = (await http.get(url, params={"taskId": task_id})).json()
-    urls: list[str] = answer["data"]["response"]["resultImageUrl"]
-    return urls
+    urls: list[str] | str = answer["data"]["response"]["resultImageUrl"]
+    return [urls] if isinstance(urls, str) else urls
 
 
 @pytest.mark.parametrize("count", [1, 25])

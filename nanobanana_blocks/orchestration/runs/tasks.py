@@ -157,8 +157,8 @@ async def submit_generation(
     submits again: `run_batch` is what remembers.
 
     Args:
-        request: What to generate: a `GenerationRequest`, or its fields and, where it is not `generate`,
-            its `endpoint`, as JSON callers have them.
+        request: What to generate: a `GenerationRequest`, or its fields as JSON callers have them,
+            with its `endpoint` where that is not `generate`.
         credentials: Name of a saved `NanoBananaCredentials` block.
         callback_url: Where the service is to post the outcome.
 
