@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from nanobanana_blocks.errors import NanoBananaError
 
@@ -17,6 +17,12 @@ STARTED_AT_ONCE = 25
 
 RESTART_SECONDS = 10.0
 """The pause before background work that crashed is started again."""
+
+MAPPED_AT_ONCE = 64
+"""How many calls `map_concurrently` has under way."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
@@ -100,6 +106,52 @@ async def run_concurrently(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def map_concurrently(
+    function: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once: int = MAPPED_AT_ONCE
+) -> list[R]:
+    """Call a function with each of many items, `at_once` at a time; the results are in their order.
+
+    What a call raises is raised, and ends the others.
+    """
+    queue = list(enumerate(items))
+    results: dict[int, R] = {}
+    left = iter(queue)
+
+    async def work() -> None:
+        for number, item in left:
+            results[number] = await function(item)
+
+    await run_concurrently(work() for _ in range(min(at_once, len(queue))))
+    return [results[number] for number in range(len(queue))]
+
+
+async def finish_despite_cancellation(work: Coroutine[Any, Any, R], seconds: float) -> R:
+    """Run what must not be left half done; when cancelled, have it end first, within `seconds`.
+
+    A run is cancelled in two ways. Its own task is, from which a shield keeps the work. And where
+    a signal's handler raises out of the event loop, as Prefect's does at the SIGTERM by which its
+    workers end a run, `asyncio.run` cancels every task that is registered, the shielded ones too.
+    There is no public way not to be among those, so the work's task is taken off asyncio's list;
+    here and nowhere else, and never for longer than the work lasts.
+    """
+    task = asyncio.create_task(work)
+    asyncio._unregister_task(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        give_up_at = _now() + seconds
+        while not task.done() and (left := give_up_at - _now()) > 0:
+            with suppress(asyncio.CancelledError):  # whoever runs this is being cancelled as well
+                await asyncio.wait([task], timeout=left)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def describe_crash(error: BaseException) -> str:

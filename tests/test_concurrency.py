@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from nanobanana_blocks.concurrency import background_task, restarting, run_concurrently
+from nanobanana_blocks.concurrency import (
+    background_task,
+    finish_despite_cancellation,
+    map_concurrently,
+    restarting,
+    run_concurrently,
+)
 from nanobanana_blocks.signals import (
     STOP_SIGNALS,
     cancelled_by_sigterm,
@@ -213,3 +219,58 @@ def test_a_handler_set_from_c_breaks_nothing() -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.split() == ["ran", "stopped"]
+
+
+def test_work_that_ends_although_its_run_is_interrupted() -> None:
+    """Rule: what raises out of the event loop, as at a signal, lets the work end first."""
+    ended = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.05)
+        ended.append(True)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.01, interrupt)
+        await finish_despite_cancellation(work(), 60)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert ended
+
+
+async def test_work_that_takes_too_long_is_not_left_behind() -> None:
+    """Rule: when its time is over, cancelled work has ended before its caller goes on."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    running = asyncio.create_task(finish_despite_cancellation(work(), 0.01))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
+async def test_few_of_many_calls_are_under_way() -> None:
+    """Rule: many items are mapped a few at a time, and the results are in their order."""
+    under_way = peak = 0
+
+    async def double(number: int) -> int:
+        nonlocal under_way, peak
+        under_way += 1
+        peak = max(peak, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return 2 * number
+
+    assert await map_concurrently(double, range(1000), at_once=7) == list(range(0, 2000, 2))
+    assert peak == 7

@@ -1,6 +1,7 @@
-"""Brings the rows of a batch to their images and tells what became of each; knows no Prefect.
+"""Brings the rows of a batch to their images and reports what became of each; knows no Prefect.
 
-Landing starts while later rows are still being submitted.
+Landing starts while later rows are still being submitted. A row that waits for another run takes
+the place of none that could be submitted.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
-from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
+from nanobanana_blocks.batches.attempts import AttemptState, SubmissionAttempt
+from nanobanana_blocks.batches.claims import Claims
+from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome, report_name
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
-from nanobanana_blocks.concurrency import run_concurrently
+from nanobanana_blocks.concurrency import map_concurrently, run_concurrently
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError, StorageError
 from nanobanana_blocks.landing.lander import Lander, log_unforeseen, not_attempted
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
@@ -27,6 +30,8 @@ from nanobanana_blocks.storage.destination import Destination
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 10.0
+
+ANOTHER_LANDS = "the images that another run, which is at work, is landing"
 
 
 class Batch:
@@ -40,6 +45,7 @@ class Batch:
         landing: Lands their images.
         in_flight: Rows that may be under way at a time.
         on_outcome: Told what became of each row, as soon as it is known.
+        claims: Keep other runs from landing what this one lands; without them, they may.
 
     Attributes:
         outcomes: What became of each row so far, by its number.
@@ -57,6 +63,7 @@ class Batch:
         *,
         in_flight: int,
         on_outcome: Callable[[RowOutcome], None] | None = None,
+        claims: Claims | None = None,
     ) -> None:
         self.source = source
         self.digest = digest
@@ -68,6 +75,10 @@ class Batch:
         self.credits_before: int | None = None
         self._ledger = submitter.ledger
         self._on_outcome = on_outcome
+        self._claims = claims
+        self._taken: dict[int, InvalidInput] = {}
+        self._surveying = asyncio.Lock()
+        self._surveyed_at = float("-inf")
         self._started_at = datetime.now(UTC)
         self._slots = asyncio.Semaphore(in_flight)
 
@@ -88,12 +99,15 @@ class Batch:
     async def refuse_taken_names(self) -> None:
         """Make sure, before anything is spent, that no row's name is another's already.
 
+        A receipt that says it is the row's own is adopted, where the ledger has lost its task. Of
+        an older receipt, which does not say whose it is, only the row itself is refused.
+
         Raises:
-            InvalidInput: Some are.
+            InvalidInput: Some names are those of other rows, or of files that are not ours.
         """
         named = [row for row in self.rows if row.name]
         await self.landing.folder.list_once()
-        reasons = await asyncio.gather(*map(self._why_taken, named))
+        reasons = await map_concurrently(self._why_taken, named)
         taken = [
             f"row {row.number}: {row.name} {why}"
             for row, why in zip(named, reasons, strict=True)
@@ -107,8 +121,30 @@ class Batch:
             )
 
     async def _why_taken(self, row: Row) -> str | None:
-        known = self._ledger.task_ids(row.key) + ([row.task_id] if row.task_id else [])
-        return await self.landing.folder.why_taken(row.name or "", known)
+        """Why the whole batch is not begun because of a row's name, if there is a reason."""
+        name = row.name or ""
+        task_ids = self._ledger.task_ids(row.key) + ([row.task_id] if row.task_id else [])
+        receipt = await self.landing.folder.any_receipt(name)
+        if receipt and receipt.task_id in task_ids:
+            return None
+        if receipt and row.request and receipt.row_key == row.key:
+            digest = receipt.row_digest or row.digest
+            await self._ledger.adopt(row, row.request, receipt.task_id, digest)
+            return None
+        why = await self.landing.folder.why_taken(name, task_ids)
+        known = self._ledger.latest(row.key)
+        is_lost = row.request is not None and (known is None or not known.job_key)
+        if why and is_lost and receipt and receipt.row_key is None:
+            self._taken[row.number] = InvalidInput(
+                f"its name, {name}, {why}, whose receipt does not tell for which row. If it is "
+                f"this one's, give the row task_id {receipt.task_id} in place of the prompt; else "
+                "give it another name."
+            )
+            return None
+        if why and known and not known.job_key:
+            self._taken[row.number] = InvalidInput(f"its name, {name}, {why}. Give it another.")
+            return None
+        return why
 
     def report(self, *, finished: bool) -> BatchReport:
         """What became of the rows; of those that were not attempted too, once it is finished."""
@@ -161,20 +197,19 @@ class Batch:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        async with self._slots:
-            progress = _Progress(row, changed=self.is_changed(row))
-            try:
-                await self._process(progress)
-            except NanoBananaError as error:
-                if error.is_fatal:
-                    self.abort_error = error
-                    raise
-                progress.error = ErrorSummary.of(error)
-            except Exception as error:
-                log_unforeseen(f"Row {row.number}", error)
-                progress.error = ErrorSummary.of(
-                    NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
-                )
+        progress = _Progress(row, changed=self.is_changed(row))
+        try:
+            await self._process(progress)
+        except NanoBananaError as error:
+            if error.is_fatal:
+                self.abort_error = error
+                raise
+            progress.error = ErrorSummary.of(error)
+        except Exception as error:
+            log_unforeseen(f"Row {row.number}", error)
+            progress.error = ErrorSummary.of(
+                NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
+            )
         outcome = self.outcomes[row.number] = progress.outcome(
             submitted=row.key in self.submitter.submitted
         )
@@ -182,15 +217,40 @@ class Batch:
             if self._on_outcome:
                 self._on_outcome(outcome)
         except Exception as error:
-            log_unforeseen(f"Telling of row {row.number}", error)
+            log_unforeseen(f"Reporting row {row.number}", error)
         return outcome
 
     async def _process(self, progress: _Progress) -> None:
         row = progress.row
+        if row.number in self._taken:
+            raise self._taken[row.number]
         if row.request is None:
-            progress.landed = await self.landing.land(progress.task_id, name=row.name)
-            return
-        entry = await self.submitter.submit(row, row.request)
+            await self._let_other_run_land(row, progress.task_id, None)
+            async with self._slots:
+                progress.landed = await self.landing.land(progress.task_id, name=row.name)
+            return None
+        entry = await self.submitter.await_answer(row.key)
+        is_due = self.submitter.is_due(row)
+        while True:
+            if entry and not is_due and entry.task_id and not entry.failure:
+                await self._let_other_run_land(row, entry.task_id, entry.owner)
+            async with self._slots:
+                is_anothers = False
+                if is_due or not entry:
+                    entry = await self.submitter.submit(row, row.request)
+                    is_anothers = row.key not in self.submitter.submitted
+                if not entry.is_unanswered and not (is_anothers and entry.task_id):
+                    return await self._finish(entry, progress)
+            # Whoever waits for an answer keeps nobody from being submitted.
+            entry = await self.submitter.await_answer(row.key)
+            is_due = entry is None
+            if entry and entry.is_unanswered:
+                progress.error = entry.error or UNANSWERED
+                return None
+
+    async def _finish(self, entry: SubmissionAttempt, progress: _Progress) -> None:
+        """Land what a row's answered attempt has become, or say why there is nothing."""
+        row = progress.row
         progress.task_id = entry.task_id or ""
         if entry.state is not AttemptState.SUBMITTED:
             progress.error = entry.error or UNANSWERED
@@ -204,13 +264,62 @@ class Batch:
         )
         await self._note_end(entry, progress)
 
+    async def _let_other_run_land(self, row: Row, task_id: str, submitted_by: str | None) -> None:
+        """Wait while another run at work lands a task, until its receipt is there.
+
+        It is not waited for longer than for a generation; fetching twice costs no credits.
+        """
+        leases = self.submitter.leases
+        if leases is None or submitted_by == leases.owner:
+            return
+        give_up_at = _now() + self.submitter.timeout
+        while not await self._has_landed(row, task_id):
+            left = give_up_at - _now()
+            if left <= 0 or not await self._is_anothers(task_id, submitted_by, leases):
+                return
+            with self.submitter.waits.waiting(ANOTHER_LANDS, left):
+                await asyncio.sleep(min(left, self.submitter.patience.poll))
+            await self._survey_again()
+            if entry := self._ledger.latest(row.key):
+                with suppress(StorageError):
+                    entry = await self._ledger.read_again(entry)
+                if entry.failure:
+                    return
+
+    async def _has_landed(self, row: Row, task_id: str) -> bool:
+        receipt = await self.landing.folder.any_receipt(row.name or task_id)
+        return receipt is not None and receipt.task_id == task_id
+
+    async def _is_anothers(self, task_id: str, submitted_by: str | None, leases: Leases) -> bool:
+        """Whether a run at work, other than this one, is to land a task."""
+        if submitted_by and await leases.liveness(submitted_by) in (
+            Liveness.AT_WORK,
+            Liveness.UNKNOWN,
+        ):
+            return True
+        if self._claims is None:
+            return False
+        try:
+            return await self._claims.owner_of(task_id) != leases.owner
+        except NanoBananaError as error:
+            logger.warning("Could not claim the landing of %s; continuing: %s", task_id, error)
+            return False
+
+    async def _survey_again(self) -> None:
+        """List the destination anew, once for all rows that wait."""
+        async with self._surveying:
+            if _now() - self._surveyed_at >= self.submitter.patience.poll:
+                with suppress(StorageError):
+                    await self.landing.folder.list_again()
+                self._surveyed_at = _now()
+
     async def _note_end(self, entry: SubmissionAttempt, progress: _Progress) -> None:
         """Note in the ledger how a task ended."""
         try:
             await self._ledger.ended(entry, self.landing.errors.get(progress.task_id))
         except StorageError as trouble:
             logger.warning(
-                "Row %s: the ledger could not be written: %s", progress.row.number, trouble
+                "Row %s: could not write the ledger; continuing: %s", progress.row.number, trouble
             )
 
 
@@ -270,7 +379,7 @@ async def write_report(place: Destination, report: BatchReport, name: str | None
         name = name or report_name(report.manifest)
         await place.publish(name, data.encode(), "application/json")
     except NanoBananaError as error:
-        logger.warning("The report of the batch could not be written: %s", error)
+        logger.warning("Could not write the report of the batch; continuing: %s", error)
 
 
 async def _keep_report(
@@ -285,3 +394,7 @@ async def _keep_report(
 _ENDED_BEFORE = ErrorSummary.of(
     NanoBananaError("the run ended before it landed. Running again goes on with it.")
 )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -2,118 +2,53 @@
 
 One small file for each attempt lies beside the images, in `FOLDER`. It is created exclusively
 before the submit, so that of several runs only one submits, and rewritten when the submit is
-answered. What has landed is not told here but by its receipt.
+answered. No entry is ever deleted: a delete whose answer is lost could, when it is repeated, remove
+what another run has written under that name. What has landed is told by receipts, not here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from nanobanana_blocks.api.requests import Endpoint, GenerationRequest
+from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.batches.attempts import (
+    AttemptState,
+    Failure,
+    SubmissionAttempt,
+    failure_of,
+    unreadable_attempt,
+)
 from nanobanana_blocks.batches.job_keys import BATCH_JOB_PREFIX
 from nanobanana_blocks.batches.manifest import Row
-from nanobanana_blocks.errors import GenerationFailed, NanoBananaError, StorageError, UnknownTask
+from nanobanana_blocks.concurrency import map_concurrently
+from nanobanana_blocks.errors import DestinationError, NanoBananaError, StorageError
 from nanobanana_blocks.landing.report import ErrorSummary
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 from nanobanana_blocks.storage.names import safe_name
 
+__all__ = ["AttemptState", "Failure", "Ledger", "SubmissionAttempt", "failure_of", "open_ledger"]
+
 FOLDER = ".nanobanana/ledger"
 SUMMARY = "summary.json"
+MARK = "ledger.json"
+"""Written once, when the ledger is made, and never again."""
 
 MAX_RESERVE_TRIES = 5
 
-CONTENT_POLICY_CODE = "400"
-"""Documented for callbacks: the generation was refused for its content."""
-
 _ENTRY_NAME = re.compile(r"(?P<stem>.+)\.(?P<attempt>[1-9][0-9]{0,5})\.json")
 _MEDIA_TYPE = "application/json"
-
-
-class Failure(StrEnum):
-    """Why a row has no image for good, unless it is submitted again, which may cost again."""
-
-    REFUSED = "refused"
-    CONTENT_POLICY = "content-policy"
-    GENERATION_FAILED = "generation-failed"
-    UNKNOWN_TASK = "unknown-task"
-    UNCONFIRMED = "unconfirmed"
-    CHANGED = "changed"
-
-
-def failure_of(error: NanoBananaError | None) -> Failure | None:
-    """Which failure for good it is that a generation task ended with, if it is one."""
-    if isinstance(error, UnknownTask):
-        return Failure.UNKNOWN_TASK
-    if not isinstance(error, GenerationFailed):
-        return None
-    refused = str(error.error_code) == CONTENT_POLICY_CODE
-    return Failure.CONTENT_POLICY if refused else Failure.GENERATION_FAILED
-
-
-class AttemptState(StrEnum):
-    """How far an attempt to submit a row has come."""
-
-    RESERVED = "intended"
-    SUBMITTED = "submitted"
-    UNCONFIRMED = "unconfirmed"
-    FAILED = "failed"
-
-
-class SubmissionAttempt(BaseModel):
-    """One attempt to submit a row; times are UTC.
-
-    `job_key` is unguessable and unlike any other attempt's: the callback address of the submit is
-    bound to it. `digest` is that of the row's content; the prompt itself is not kept.
-    """
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
-
-    version: Literal[1] = 1
-    key: str
-    attempt: int
-    digest: str
-    name: str | None = None
-    endpoint: Endpoint
-    credits: int
-    job_key: str
-    reserved_at: AwareDatetime = Field(alias="intended_at")
-    state: AttemptState = AttemptState.RESERVED
-    submitted_at: AwareDatetime | None = None
-    task_id: str | None = None
-    failure: Failure | None = None
-    error: ErrorSummary | None = None
-
-    @property
-    def stem(self) -> str | None:
-        """What its files are called."""
-        return self.name or self.task_id
-
-    @property
-    def is_unanswered(self) -> bool:
-        """Whether it is not known what came of it."""
-        return self.state in (AttemptState.RESERVED, AttemptState.UNCONFIRMED)
-
-    @property
-    def age_seconds(self) -> float:
-        """Seconds since it was intended; 0 where another machine's clock is ahead."""
-        return max(0.0, (datetime.now(UTC) - self.reserved_at).total_seconds())
-
-    @property
-    def file_name(self) -> str:
-        """What its file is called."""
-        return _file_name(self.key, self.attempt)
-
-
 _ENTRIES = TypeAdapter(list[SubmissionAttempt])
+
+_logger = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -123,24 +58,28 @@ class Ledger:
         rows_not_in_manifest: How many rows it knows that were not asked for when it was loaded.
     """
 
-    def __init__(self, folder: Destination) -> None:
+    def __init__(self, folder: Destination, owner: str | None = None) -> None:
         self._folder = folder
+        self._owner = owner
         self.rows_not_in_manifest = 0
         self._attempts: dict[str, dict[int, SubmissionAttempt]] = {}
         self._others: dict[str, SubmissionAttempt] = {}
+        self._mark: bytes | None = None
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether of several runs at once only one can intend the same attempt here."""
+        """Whether of several runs at once only one can reserve the same attempt here."""
         return self._folder.can_create
 
     async def load(self, keys: Iterable[str] | None = None) -> None:
         """Read what is there and not known yet, about the rows of `keys` only, where given.
 
+        An entry that cannot be understood stands as an attempt of which nothing is known.
+
         Raises:
-            StorageError: An entry cannot be understood: whether it was paid for cannot be told.
+            StorageError: The storage cannot be read.
         """
-        wanted = None if keys is None else {safe_name(key) for key in keys}
+        wanted = None if keys is None else {safe_name(key): key for key in keys}
         sizes: dict[str, int] = {}
         rows_not_in_manifest: set[str] = set()
         for name, size in (await self._folder.list()).items():
@@ -150,28 +89,44 @@ class Ledger:
             elif parts:
                 rows_not_in_manifest.add(parts["stem"])
         self.rows_not_in_manifest = len(rows_not_in_manifest)
-        for entry in await self._summary():
+        summary = await self._summary()
+        unread = await asyncio.to_thread(self._take_summary, summary, sizes, wanted)
+        answered = {entry.file_name: entry for entry in self._all() if not entry.is_unanswered}
+        for found in await map_concurrently(lambda name: self._read(name, wanted), unread):
+            # An answer that was known, but could not be written to the file, stays known.
+            known = found and answered.get(found.file_name)
+            if found and not (known and found.is_unanswered and _may_be_same(found, known)):
+                self._keep(found)
+
+    def _take_summary(
+        self,
+        summary: list[SubmissionAttempt],
+        sizes: Mapping[str, int],
+        wanted: Mapping[str, str] | None,
+    ) -> list[str]:
+        """Take over what the summary tells of; return the files that are still to be read.
+
+        What it tells of an entry whose file is gone is the best that is known of it.
+        """
+        for entry in summary:
             known = self._attempts.get(entry.key, {}).get(entry.attempt)
-            if entry.file_name not in sizes:
+            if wanted is not None and safe_name(entry.key) not in wanted:
                 self._others[entry.file_name] = entry
             elif known is None or known.is_unanswered:
                 self._keep(entry)
         answered = {entry.file_name: entry for entry in self._all() if not entry.is_unanswered}
-        unread = (
+        return [
             name
             for name, size in sizes.items()
             if name not in answered or len(_content(answered[name])) != size
-        )
-        for found in await asyncio.gather(*map(self._read, unread)):
-            # An answer that was known, but could not be written to the file, stays known.
-            known = found and answered.get(found.file_name)
-            if found and not (known and known.job_key == found.job_key and found.is_unanswered):
-                self._keep(found)
+        ]
 
     def latest(self, key: str) -> SubmissionAttempt | None:
-        """The last attempt of a row."""
-        attempts = self._attempts.get(key)
-        return attempts[max(attempts)] if attempts else None
+        """The last attempt of a row that was not released."""
+        attempts = self._attempts.get(key, {})
+        made = (n for n, entry in attempts.items() if entry.state is not AttemptState.RELEASED)
+        number = max(made, default=None)
+        return None if number is None else attempts[number]
 
     def task_ids(self, key: str) -> list[str]:
         """The generation tasks of all attempts of a row."""
@@ -179,7 +134,7 @@ class Ledger:
 
     def entries(self) -> list[SubmissionAttempt]:
         """The last attempt of every row."""
-        return [attempts[max(attempts)] for attempts in self._attempts.values()]
+        return [entry for key in self._attempts if (entry := self.latest(key))]
 
     async def reserve(self, row: Row, request: GenerationRequest) -> tuple[SubmissionAttempt, bool]:
         """Note that a row is about to be submitted.
@@ -188,31 +143,63 @@ class Ledger:
             The attempt, and whether it is the caller's to make: another run may have been first.
 
         Raises:
+            DestinationError: The ledger is gone, or cannot be written to; do not submit.
             StorageError: It was not noted; do not submit.
         """
-        for _ in range(MAX_RESERVE_TRIES):
+        await self._require_presence()
+        tries = 0
+        while tries < MAX_RESERVE_TRIES:
             entry = self._next_attempt(row, request)
-            if await self._create(entry):
+            try:
+                created = await self._create(entry)
+            except DestinationError:
+                await self._require_presence()  # which says more, if it has just gone
+                raise
+            if created:
                 self._keep(entry)
                 return entry, True
-            if found := await self._read(entry.file_name):
-                self._keep(found)
+            found = await self._read(entry.file_name, {safe_name(row.key): row.key})
+            if found is None:
+                tries += 1
+                continue
+            self._keep(found)
+            if found.state is not AttemptState.RELEASED:
                 return found, False
-            # The run that was first has taken its attempt back meanwhile.
         raise StorageError(f"{self._folder.path_of(entry.file_name)} can be neither made nor read.")
 
+    async def adopt(self, row: Row, request: GenerationRequest, task_id: str, digest: str) -> None:
+        """Note what a receipt tells of a row that the ledger knows no answer for.
+
+        Args:
+            row: The row.
+            request: What it asks for.
+            task_id: The task that has landed for it.
+            digest: That of the row's content when it was submitted.
+        """
+        entry = self._next_attempt(row, request).model_copy(
+            update={
+                "digest": digest,
+                "state": AttemptState.SUBMITTED,
+                "submitted_at": datetime.now(UTC),
+                "task_id": task_id,
+            }
+        )
+        try:
+            await self._create(entry)
+        except NanoBananaError as error:
+            _logger.warning("Could not write %s; continuing: %s", entry.file_name, error)
+        self._keep(entry)
+
     def _next_attempt(self, row: Row, request: GenerationRequest) -> SubmissionAttempt:
-        attempt = max(self._attempts.get(row.key, ()), default=0) + 1
-        while _file_name(row.key, attempt) in self._others:
-            attempt += 1  # its file was deleted, and the summary still tells of it
         return SubmissionAttempt(
             key=row.key,
-            attempt=attempt,
+            attempt=max(self._attempts.get(row.key, ()), default=0) + 1,
             digest=row.digest,
             name=row.name,
             endpoint=request.endpoint,
             credits=request.estimated_credits,
             job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
+            owner=self._owner,
             reserved_at=datetime.now(UTC),
         )
 
@@ -240,7 +227,7 @@ class Ledger:
         )
 
     async def ended(self, entry: SubmissionAttempt, error: NanoBananaError | None) -> None:
-        """Note how the task of an attempt ended, where that is for good."""
+        """Note how the task of an attempt ended, where that is permanent."""
         failure = failure_of(error)
         if error is None and entry.failure:
             await self._update(entry, state=AttemptState.SUBMITTED, failure=None, error=None)
@@ -252,17 +239,15 @@ class Ledger:
             await self._update(entry, state=state, failure=failure, error=ErrorSummary.of(error))
 
     async def release(self, entry: SubmissionAttempt) -> None:
-        """Forget an attempt that has certainly not reached the service."""
-        await self._folder.delete(entry.file_name)
-        self._forget(entry)
+        """Note that an attempt has certainly not reached the service; another may be made."""
+        await self._update(entry, state=AttemptState.RELEASED)
 
-    async def look_again(self, entry: SubmissionAttempt) -> SubmissionAttempt | None:
-        """What another run has made of an attempt meanwhile; None: it took the attempt back."""
-        found = await self._read(entry.file_name)
-        if found:
-            self._keep(found)
-        else:
-            self._forget(entry)
+    async def read_again(self, entry: SubmissionAttempt) -> SubmissionAttempt:
+        """What another run has made of an attempt meanwhile, where its file tells."""
+        found = await self._read(entry.file_name, {safe_name(entry.key): entry.key})
+        if found is None or not found.job_key:
+            return entry
+        self._keep(found)
         return found
 
     async def summarise(self) -> None:
@@ -273,7 +258,9 @@ class Ledger:
         answered = [entry for entry in self._all() if not entry.is_unanswered]
         if not answered:
             return
-        data = _ENTRIES.dump_json([*self._others.values(), *answered], exclude_none=True)
+        data = await asyncio.to_thread(
+            _ENTRIES.dump_json, [*self._others.values(), *answered], exclude_none=True
+        )
         await self._folder.publish(SUMMARY, data, _MEDIA_TYPE)
 
     def _all(self) -> Iterator[SubmissionAttempt]:
@@ -282,9 +269,37 @@ class Ledger:
     async def _summary(self) -> list[SubmissionAttempt]:
         data = await self._folder.read(SUMMARY)
         try:
-            return _ENTRIES.validate_json(data) if data else []
+            return await asyncio.to_thread(_ENTRIES.validate_json, data) if data else []
         except ValidationError:
             return []
+
+    async def mark(self) -> None:
+        """Make sure that there is a mark by which this ledger is known from one made later.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        self._mark = await self._folder.read(MARK)
+        if not self._mark:
+            data = f'{{"version":1,"id":"{secrets.token_hex(16)}"}}'.encode()
+            if self._folder.can_create:
+                await self._folder.create(MARK, data, _MEDIA_TYPE)
+            else:
+                await self._folder.publish(MARK, data, _MEDIA_TYPE)
+            self._mark = await self._folder.read(MARK)
+
+    async def _require_presence(self) -> None:
+        """Make sure that the ledger is still there, and still the same.
+
+        Raises:
+            DestinationError: It is not.
+        """
+        if self._mark and await self._folder.read(MARK) != self._mark:
+            raise DestinationError(
+                f"{self._folder.path} is gone: the destination was deleted or replaced while this "
+                "run was at work. Nothing more is submitted. Restore it, then run again; without "
+                "it, rows that were paid for would be paid for again."
+            )
 
     async def _create(self, entry: SubmissionAttempt) -> bool:
         name, data = entry.file_name, _content(entry)
@@ -305,28 +320,30 @@ class Ledger:
             raise failure
         return False
 
-    async def _read(self, name: str) -> SubmissionAttempt | None:
-        data = await self._folder.read(name)
-        if data is None:
-            return None
+    async def _read(
+        self, name: str, keys: Mapping[str, str] | None = None
+    ) -> SubmissionAttempt | None:
+        """The entry in a file, or what stands for it where it cannot be understood."""
         try:
-            return SubmissionAttempt.model_validate_json(data)
-        except ValidationError:
-            raise StorageError(
-                f"{self._folder.path_of(name)} is no ledger entry, so it cannot be told whether "
-                "its row was paid for. Restore it, or delete it to have the row submitted again."
-            ) from None
+            data = await self._folder.read(name)
+            if data is None:
+                return None
+            entry = SubmissionAttempt.model_validate_json(data)
+            if entry.file_name == name:
+                return entry
+        except (ValidationError, DestinationError):
+            pass
+        parts = _ENTRY_NAME.fullmatch(name)
+        if not parts:
+            return None
+        key = (keys or {}).get(parts["stem"], parts["stem"])
+        return unreadable_attempt(key, int(parts["attempt"]), self._folder.path_of(name))
 
     async def _update(self, entry: SubmissionAttempt, **changes: Any) -> SubmissionAttempt:
         updated = entry.model_copy(update=changes)
         self._keep(updated)
         await self._folder.publish(entry.file_name, _content(updated), _MEDIA_TYPE)
         return updated
-
-    def _forget(self, entry: SubmissionAttempt) -> None:
-        self._attempts[entry.key].pop(entry.attempt, None)
-        if not self._attempts[entry.key]:
-            del self._attempts[entry.key]
 
     def _keep(self, entry: SubmissionAttempt) -> None:
         self._others.pop(entry.file_name, None)
@@ -337,17 +354,21 @@ def _content(entry: SubmissionAttempt) -> bytes:
     return entry.model_dump_json(exclude_none=True).encode()
 
 
-def _file_name(key: str, attempt: int) -> str:
-    return f"{safe_name(key)}.{attempt}.json"
+def _may_be_same(read: SubmissionAttempt, known: SubmissionAttempt) -> bool:
+    """Whether a file may be about the attempt that is known, for all that can be read of it."""
+    return read.job_key in (known.job_key, "")
 
 
 @asynccontextmanager
-async def open_ledger(images: StorageLocation, *, check: bool = True) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    images: StorageLocation, *, check: bool = True, owner: str | None = None
+) -> AsyncIterator[Ledger]:
     """Reach the ledger beside the images; nothing is read yet.
 
     Args:
         images: Where the images go.
         check: Whether to make sure that entries can be written, and find out whether exclusively.
+        owner: The name of the lease of the run that will make attempts.
 
     Raises:
         DestinationError: The storage cannot be written to, where that is checked.
@@ -356,4 +377,7 @@ async def open_ledger(images: StorageLocation, *, check: bool = True) -> AsyncIt
         if check:
             await folder.check_writable()
             await folder.check_exclusive()
-        yield Ledger(folder)
+        ledger = Ledger(folder, owner)
+        if check:
+            await ledger.mark()
+        yield ledger

@@ -1,7 +1,7 @@
 """Submits the rows of a batch, each paid for once; it lands nothing.
 
-A row's intent is durable in the ledger before its submit is sent, and the task that the API answers
-with before anything else is done.
+A row's reservation is durable in the ledger before its submit is sent, and the task that the API
+answers with before anything else is done.
 """
 
 from __future__ import annotations
@@ -9,16 +9,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import NoReturn
 
 from nanobanana_blocks.api.client import NanoBananaClient, SubmitInTurn
 from nanobanana_blocks.api.requests import GenerationRequest
-from nanobanana_blocks.batches.ledger import AttemptState, Failure, Ledger, SubmissionAttempt
+from nanobanana_blocks.batches.attempts import AttemptState, Failure, SubmissionAttempt
+from nanobanana_blocks.batches.leases import Leases, Liveness
+from nanobanana_blocks.batches.ledger import Ledger
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.batches.waits import Waits
+from nanobanana_blocks.concurrency import finish_despite_cancellation
 from nanobanana_blocks.errors import (
+    APIError,
     BadRequest,
+    DestinationError,
     NanoBananaError,
     NetworkError,
     OutOfCredits,
@@ -33,21 +40,42 @@ from nanobanana_blocks.landing.report import ErrorSummary
 logger = logging.getLogger(__name__)
 
 SUBMIT_SECONDS = 30.0
-"""How long a submit refused before it reaches the service is tried again under one intent."""
-
-UNANSWERED_SECONDS = 180.0
-"""After so long, no run that lives is still about to answer for an intent."""
-
-LOOK_AGAIN_SECONDS = 5.0
+"""How long a submit refused before it reaches the service is tried again under one reservation."""
 
 MAX_UNCONFIRMED_IN_A_ROW = 8
 """After so many submits without an answer between them, no more are sent: each may have cost."""
+
+MAX_FORBIDDEN_IN_A_ROW = 5
+"""After so many submits refused with 403, no more are sent: it is not about one row."""
 
 LAST_SUBMIT_SECONDS = 20.0
 """How long a run that is being cancelled waits for the answer to a submit under way.
 
 Prefect's workers kill a run half a minute after they have told it to end.
 """
+
+FORBIDDEN = 403
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long, in seconds, what other runs may still tell is waited for.
+
+    It is counted by this process's own clock, from when it first saw what it waits for.
+
+    Attributes:
+        unowned: For the answer to a reservation of which it is not known whose it is, as the
+            earlier versions made them; after so long no run is still about to answer.
+        living: For the answer to a reservation of a run that is at work.
+        poll: The pause between two questions.
+    """
+
+    unowned: float = 180.0
+    living: float = 600.0
+    poll: float = 5.0
+
+
+PATIENCE = Patience()
 
 _ON_REQUEST = "Running with retry=['unconfirmed'] submits it again."
 
@@ -57,6 +85,10 @@ UNANSWERED = ErrorSummary.of(
         f"paid for. {_ON_REQUEST}"
     )
 )
+
+ANOTHER_RUN = "the answer to a submit of another run, which is at work"
+UNKNOWN_RUN = "the answer to a submit of another run, which may be at work"
+A_CALLBACK = "a callback about a submit whose answer was lost"
 
 CallbackURL = Callable[[str], str]
 """Makes the callback address that is bound to a job key."""
@@ -72,8 +104,12 @@ class Submitter:
             callbacks are received also how long one is waited for.
         retry: Kinds of failures whose rows are submitted again, which may cost again.
         callback_url: Makes callback addresses; None where callbacks are not received.
+        leases: Tell which other runs are at work; without them nobody knows.
+        patience: For how long other runs are waited for.
+        waits: Where it is counted what rows wait for.
 
     Attributes:
+        timeout: As given, and so are `leases`, `patience` and `waits`.
         submitted: The keys of the rows that it has submitted.
     """
 
@@ -85,17 +121,25 @@ class Submitter:
         timeout: float,
         retry: Collection[Failure] = (),
         callback_url: CallbackURL | None = None,
+        leases: Leases | None = None,
+        patience: Patience | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self.client = client
         self.ledger = ledger
+        self.leases = leases
+        self.patience = patience or PATIENCE
+        self.waits = waits or Waits()
         self.submitted: set[str] = set()
-        self._timeout = timeout
+        self.timeout = timeout
         self._retry = frozenset(retry)
         self._callback_url = callback_url
         self._no_more: NanoBananaError | None = None
         self._unconfirmed_in_a_row = 0
+        self._forbidden_in_a_row = 0
         self._asking_whether_up = asyncio.Lock()
         self._revelations = {entry.job_key: _future() for entry in self.unanswered}
+        self._first_seen = {entry.job_key: _now() for entry in self.unanswered}
 
     @property
     def unanswered(self) -> list[SubmissionAttempt]:
@@ -120,17 +164,67 @@ class Submitter:
         if told and not told.done():
             told.set_result(task_id)
 
+    async def await_answer(self, key: str) -> SubmissionAttempt | None:
+        """Wait for as long as another run, or a callback, may tell what came of a row's attempt.
+
+        Returns:
+            The row's last attempt now; None where there is none, or it was released.
+        """
+        entry = self.ledger.latest(key)
+        while entry and entry.is_unanswered:
+            told = self._revelations.setdefault(entry.job_key, _future())
+            if told.done():
+                return await self._note_task(entry, told.result())
+            left, what = await self._patience_left(entry)
+            if left <= 0:
+                return self.ledger.latest(key)
+            with self.waits.waiting(what, left):
+                await asyncio.wait([told], timeout=min(left, self.patience.poll))
+            with suppress(StorageError):  # asked again, for as long as there is patience
+                await self.ledger.read_again(entry)
+            entry = self.ledger.latest(key)
+        return entry
+
+    async def _patience_left(self, entry: SubmissionAttempt) -> tuple[float, str]:
+        """For how many seconds an answer is still waited for, and from whom."""
+        first_seen = self._first_seen.setdefault(entry.job_key, _now())
+        waited = _now() - first_seen
+        if entry.state is AttemptState.RESERVED:
+            left, what = await self._patience_with_run(entry, waited)
+            if left > 0:
+                return left, what
+        if self._callback_url and entry.job_key:
+            # The date in the entry may be of a clock that was ahead, or behind.
+            return self.timeout - max(waited, entry.age_seconds), A_CALLBACK
+        return 0.0, ""
+
+    async def _patience_with_run(
+        self, entry: SubmissionAttempt, waited: float
+    ) -> tuple[float, str]:
+        if entry.owner is None or self.leases is None:
+            return self.patience.unowned - max(waited, entry.age_seconds), UNKNOWN_RUN
+        if entry.owner == self.leases.owner:
+            return 0.0, ""
+        liveness = await self.leases.liveness(entry.owner)
+        if liveness in (Liveness.DEAD, Liveness.ENDED):
+            with suppress(StorageError):  # its last word may have come since we read
+                await self.ledger.read_again(entry)
+            return 0.0, ""
+        return self.patience.living - waited, ANOTHER_RUN
+
     async def submit(self, row: Row, request: GenerationRequest) -> SubmissionAttempt:
         """Return a row's last attempt, which is made now where the row is due.
+
+        Of an attempt that another run has just made, or whose answer was lost, `await_answer` tells
+        more in time.
 
         Raises:
             APIError: The service has not taken it, or takes no more; `is_fatal` tells that it is
                 about the key.
+            DestinationError: The ledger is gone, or cannot be written to; nothing was submitted.
             StorageError: The ledger cannot be written; nothing was submitted.
         """
         entry = self.ledger.latest(row.key)
-        if entry and entry.is_unanswered:
-            entry = await self._await_answer(entry)
         if entry and not self.is_due(row):
             return entry
         give_up_at = None
@@ -138,16 +232,16 @@ class Submitter:
             self._refuse_if_no_more()
             async with self.client.turn_to_submit() as submit:
                 await self._wait_until_up()
-                give_up_at = give_up_at or _now() + self._timeout
+                give_up_at = give_up_at or _now() + self.timeout
                 try:
-                    entry = await _to_its_end(self._submit(row, request, submit))
+                    return await finish_despite_cancellation(
+                        self._submit(row, request, submit), LAST_SUBMIT_SECONDS
+                    )
                 except (RateLimited, NetworkError) as error:
                     if _now() < give_up_at:
                         continue
                     self._no_more = error
                     raise
-            if answered := await self._await_answer(entry):
-                return answered
 
     def _refuse_if_no_more(self) -> None:
         if self._no_more:
@@ -156,14 +250,16 @@ class Submitter:
     async def _wait_until_up(self) -> None:
         """After a submit that was not answered, wait until the API answers what costs nothing."""
         async with self._asking_whether_up:
-            give_up_at = _now() + self._timeout
+            give_up_at = _now() + self.timeout
             while self._unconfirmed_in_a_row and not self._no_more:
                 try:
                     await self.client.get_credits()
                 except (ServerError, RateLimited, NetworkError) as error:
                     if _now() >= give_up_at:
                         self._no_more = error
-                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    await asyncio.sleep(self.patience.poll)
+                except APIError:  # whatever it says about credits, it answers
+                    break
                 else:
                     break
         self._refuse_if_no_more()
@@ -172,42 +268,65 @@ class Submitter:
         self, row: Row, request: GenerationRequest, submit: SubmitInTurn
     ) -> SubmissionAttempt:
         """Submit a row, unless another run is about to, and note before and after it."""
-        entry, ours = await self.ledger.reserve(row, request)
+        try:
+            entry, ours = await self.ledger.reserve(row, request)
+        except DestinationError as error:  # which the other rows would meet as well
+            self._no_more = error
+            raise copy.copy(error) from None
         if not ours:
             return entry
         self._revelations[entry.job_key] = _future()
+        self._first_seen[entry.job_key] = _now()
         address = self._callback_url(entry.job_key) if self._callback_url else None
         try:
             task_id = await submit(request, address, SUBMIT_SECONDS)
         except UnconfirmedSubmit as error:
             self._count_unconfirmed(error)
             told = UnconfirmedSubmit(f"{error.message} {_ON_REQUEST}")
-            with suppress(StorageError):  # what the file says then, that it was intended, is true
+            with suppress(StorageError):  # what the file says then, that it is reserved, is true
                 return await self.ledger.unconfirmed(entry, ErrorSummary.of(told))
             return self.ledger.latest(entry.key) or entry
-        except (RateLimited, NetworkError):
-            await self.ledger.release(entry)
-            raise
-        except Unauthorized as error:
-            await self.ledger.release(entry)
-            error.is_fatal = True
-            self._no_more = error
-            raise copy.copy(error) from None
-        except OutOfCredits as error:
-            await self.ledger.release(entry)
-            self._no_more = OutOfCredits(f"{error.message} This row was not submitted.")
-            raise copy.copy(self._no_more) from None
         except BadRequest as error:
+            if _is_forbidden(error):
+                await self._raise_refusal(entry, error)
             await self.ledger.refused(entry, ErrorSummary.of(error))
             raise
         except NanoBananaError as error:
-            await self.ledger.release(entry)
-            if isinstance(error, ServerError):  # under maintenance, which the other rows would meet
-                self._no_more = error
-            raise
-        self._unconfirmed_in_a_row = 0
+            await self._raise_refusal(entry, error)
+        self._unconfirmed_in_a_row = self._forbidden_in_a_row = 0
         self.submitted.add(entry.key)
         return await self._note_task(entry, task_id)
+
+    async def _raise_refusal(self, entry: SubmissionAttempt, error: NanoBananaError) -> NoReturn:
+        """Release a reservation that certainly made no task, and raise what the row is told.
+
+        What the other rows would meet as well ends the submitting.
+        """
+        try:
+            await self.ledger.release(entry)
+        except NanoBananaError as trouble:
+            logger.warning(
+                "Could not write %s; continuing. Later runs will take the row for unconfirmed, "
+                "although nothing was submitted: %s",
+                entry.file_name,
+                trouble,
+            )
+        if _is_forbidden(error):
+            self._forbidden_in_a_row += 1
+            if self._forbidden_in_a_row >= MAX_FORBIDDEN_IN_A_ROW:
+                self._no_more = BadRequest(
+                    f"the last {self._forbidden_in_a_row} submits were refused with 403: "
+                    f"{error.message} This row was not submitted; run again to go on."
+                )
+        elif isinstance(error, Unauthorized):
+            error.is_fatal = True
+            self._no_more = error
+        elif isinstance(error, OutOfCredits):
+            self._no_more = OutOfCredits(f"{error.message} This row was not submitted.")
+            error = self._no_more
+        elif isinstance(error, ServerError):  # under maintenance
+            self._no_more = error
+        raise copy.copy(error) from None
 
     def _count_unconfirmed(self, error: UnconfirmedSubmit) -> None:
         self._unconfirmed_in_a_row += 1
@@ -230,44 +349,10 @@ class Submitter:
             )
             return self.ledger.latest(entry.key) or entry
 
-    async def _await_answer(self, entry: SubmissionAttempt) -> SubmissionAttempt | None:
-        """Wait for as long as another run, or a callback, may still tell what came of it.
 
-        None: the other run has taken its attempt back.
-        """
-        patience = UNANSWERED_SECONDS if entry.state is AttemptState.RESERVED else 0.0
-        if self._callback_url:
-            patience = max(patience, self._timeout)
-        told = self._revelations.setdefault(entry.job_key, _future())
-        while entry.is_unanswered:
-            if told.done():
-                return await self._note_task(entry, told.result())
-            left = patience - entry.age_seconds
-            if left <= 0:
-                break
-            await asyncio.wait([told], timeout=min(left, LOOK_AGAIN_SECONDS))
-            found = await self.ledger.look_again(entry)
-            if found is None:
-                return None
-            entry = found
-        return entry
-
-
-async def _to_its_end(submit: Coroutine[Any, Any, SubmissionAttempt]) -> SubmissionAttempt:
-    """Have a submit that is under way end, and be noted, even where its run is being cancelled."""
-    sending = asyncio.create_task(submit)
-    # Prefect's workers end a run by a signal, at which asyncio.run() cancels every task that is
-    # registered, shielded or not.
-    asyncio._unregister_task(sending)
-    try:
-        return await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        give_up_at = _now() + LAST_SUBMIT_SECONDS
-        while not sending.done() and (left := give_up_at - _now()) > 0:
-            with suppress(asyncio.CancelledError):  # whoever runs this is being cancelled as well
-                await asyncio.wait([sending], timeout=left)
-        sending.cancel()
-        raise
+def _is_forbidden(error: NanoBananaError) -> bool:
+    """Whether a submit met a 403, as of a firewall that dislikes its prompt."""
+    return isinstance(error, APIError) and FORBIDDEN in (error.http_status, error.code)
 
 
 def _future() -> asyncio.Future[str]:

@@ -59,6 +59,19 @@ class LandingFolder:
         if self._sizes is None:
             self._sizes = await self.destination.list()
 
+    async def list_again(self) -> None:
+        """Where the destination was listed, do it anew: other runs may have landed something."""
+        if self._sizes is None:
+            return
+        listed = await self.destination.list()
+        own = {name: self._sizes[name] for name in self._published if name in self._sizes}
+        self._sizes = listed | own
+
+    async def any_receipt(self, stem: str) -> Receipt | None:
+        """The receipt beside the images of a stem, of any task; None where none can be read."""
+        data = await self._read(receipt_name(stem))
+        return read_receipt(data) if data else None
+
     async def receipt(self, stem: str, task_ids: Collection[str]) -> Receipt | None:
         """The receipt beside the images of a stem; None where there is none, or an unfinished one.
 

@@ -3,29 +3,36 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanobanana_blocks import NanoBananaClient, PollPolicy, errors
+from nanobanana_blocks import NanoBananaClient, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.batches import batch
 from nanobanana_blocks.batches import submitter as submitting
 from nanobanana_blocks.batches.batch import Batch, keeping_report
 from nanobanana_blocks.batches.ledger import AttemptState, Failure, Ledger, open_ledger
-from nanobanana_blocks.batches.manifest import Row, parse_manifest
-from nanobanana_blocks.batches.report import BatchReport, RowOutcome
+from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.batches.submitter import Submitter
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
+from tests.support.batches import (
+    PATIENT,
+    QUICK,
+    classes,
+    entries,
+    opened,
+    prompts,
+    rows_of,
+    run,
+    statuses,
+)
 from tests.support.until import until
 
 IMAGES = (".png", ".jpg", ".webp")
-QUICK = PollPolicy.fixed(0.05)
 ANSWER_LOST = Fault(kind="drop", on="submit", takes_effect=True, count=1)
 
 
@@ -33,67 +40,6 @@ ANSWER_LOST = Fault(kind="drop", on="submit", takes_effect=True, count=1)
 def soon_generated(sandbox: Sandbox) -> None:
     """Have submitted tasks end at once."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.05))
-
-
-@pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take an intent without an answer for one of a dead run at once."""
-    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 0)
-    monkeypatch.setattr(submitting, "LOOK_AGAIN_SECONDS", 0.05)
-
-
-def rows_of(*rows: dict[str, Any]) -> Sequence[Row]:
-    text = "\n".join(json.dumps(row) for row in rows)
-    return parse_manifest(text.encode(), source="rows.jsonl").rows
-
-
-def prompts(count: int) -> Sequence[Row]:
-    return rows_of(*({"prompt": f"Banana {number}"} for number in range(count)))
-
-
-@asynccontextmanager
-async def opened(
-    sandbox: Sandbox,
-    folder: Path,
-    rows: Sequence[Row],
-    *,
-    timeout: float = 10.0,
-    in_flight: int = 20,
-    **options: Any,
-) -> AsyncIterator[Batch]:
-    """A batch in a folder, as one run has it."""
-    async with (
-        NanoBananaClient(sandbox.api_key, sandbox.base_url) as client,
-        await Destination.open(str(folder)) as place,
-        open_ledger(StorageLocation(str(folder))) as ledger,
-        open_lander((), client, place, timeout=timeout, poll=QUICK, expecting=len(rows)) as landing,
-    ):
-        await ledger.load(row.key for row in rows)
-        submitter = Submitter(client, ledger, timeout=timeout, **options)
-        yield Batch("rows.jsonl", "digest", rows, submitter, landing, in_flight=in_flight)
-
-
-async def run(
-    sandbox: Sandbox, folder: Path, rows: Sequence[Row], **options: Any
-) -> list[RowOutcome]:
-    async with opened(sandbox, folder, rows, **options) as made:
-        await made.process_each(made.rows)
-        return [made.outcomes[row.number] for row in rows]
-
-
-async def entries(folder: Path) -> dict[str, AttemptState]:
-    """What the ledger says of each row's last attempt, by key."""
-    async with open_ledger(StorageLocation(str(folder))) as ledger:
-        await ledger.load()
-        return {entry.key: entry.state for entry in ledger.entries()}
-
-
-def statuses(outcomes: Sequence[RowOutcome]) -> list[str]:
-    return [outcome.status.value for outcome in outcomes]
-
-
-def classes(outcomes: Sequence[RowOutcome]) -> list[str | None]:
-    return [outcome.error and outcome.error.class_name for outcome in outcomes]
 
 
 async def test_rows_become_images(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -244,13 +190,10 @@ async def test_an_intent_of_a_killed_run_is_unconfirmed(sandbox: Sandbox, tmp_pa
     assert statuses(await run(sandbox, tmp_path, rows, retry=[Failure.UNCONFIRMED])) == ["landed"]
 
 
-async def test_two_runs_at_once_submit_each_row_once(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_runs_at_once_submit_each_row_once(sandbox: Sandbox, tmp_path: Path) -> None:
     """Runs that overlap share the rows out among them: no row is paid for twice."""
-    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 30)
     rows = prompts(20)
-    both = await asyncio.gather(*(run(sandbox, tmp_path, rows) for _ in range(2)))
+    both = await asyncio.gather(*(run(sandbox, tmp_path, rows, patience=PATIENT) for _ in "ab"))
     assert sandbox.stats().submits == 20
     assert all(outcome.in_storage for outcomes in both for outcome in outcomes)
 
@@ -295,7 +238,7 @@ async def test_an_unknown_task_is_submitted_again_on_request(
     with Sandbox() as other:
         other.configure(submitted_task=TaskPlan(seconds=0))
         await run(other, tmp_path / "other", rows)
-        [entry] = (tmp_path / "other/.nanobanana/ledger").iterdir()
+        [entry] = (tmp_path / "other/.nanobanana/ledger").glob("*.1.json")
         (tmp_path / ".nanobanana/ledger").mkdir(parents=True)
         entry.rename(tmp_path / ".nanobanana/ledger" / entry.name)
     assert classes(await run(sandbox, tmp_path, rows)) == ["UnknownTask"]
@@ -336,39 +279,40 @@ async def test_submits_that_are_never_answered_end_the_submitting(
     assert statuses(again).count("landed") == told["ServerError"]
 
 
-async def test_a_submit_that_another_run_takes_back_is_made(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An intent that another run noted and then took back leaves nothing to wait for."""
-    monkeypatch.setattr(submitting, "UNANSWERED_SECONDS", 60)
+async def test_a_submit_that_another_run_releases_is_made(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A reservation that another run noted and then released leaves nothing to wait for."""
     [row] = rows = prompts(1)
     assert row.request
-    async with open_ledger(StorageLocation(str(tmp_path))) as other:
+    async with (
+        open_ledger(StorageLocation(str(tmp_path))) as other,
+        opened(sandbox, tmp_path, rows, patience=PATIENT) as made,
+    ):
         entry, _ = await other.reserve(row, row.request)
-        running = asyncio.create_task(run(sandbox, tmp_path, rows))
-        await asyncio.sleep(0.1)
-        assert not running.done()
+        running = asyncio.create_task(made.process_each(rows))
+        await until(lambda: "another run" in made.submitter.waits.describe())
         await other.release(entry)
-        assert statuses(await running) == ["landed"]
+        await running
+        assert statuses([made.outcomes[1]]) == ["landed"]
+    assert {path.name for path in (tmp_path / ".nanobanana/ledger").glob("*.*.json")} == {
+        f"{row.key}.1.json",
+        f"{row.key}.2.json",
+    }
 
 
-async def test_a_deleted_entry_is_not_mistaken_for_the_next(
+async def test_a_deleted_entry_is_remembered_by_the_summary(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Where a person has an entry deleted, the task of the next submit is not taken for the old."""
+    """Where a person has an entry deleted, its row is not paid for again while it is known of."""
     rows = prompts(1)
-    first = (await run(sandbox, tmp_path / "old", rows))[0].task_id
-    async with open_ledger(StorageLocation(str(tmp_path / "old"))) as ledger:
+    first = (await run(sandbox, tmp_path, rows))[0].task_id
+    async with open_ledger(StorageLocation(str(tmp_path))) as ledger:
         await ledger.load()
         await ledger.summarise()
-    ledger_folder = tmp_path / "images/.nanobanana/ledger"
-    ledger_folder.mkdir(parents=True)
-    (tmp_path / "old/.nanobanana/ledger/summary.json").rename(ledger_folder / "summary.json")
-    await run(sandbox, tmp_path / "images", rows)
-    [outcome] = await run(sandbox, tmp_path / "images", rows)
-    assert outcome.status.value == "already_landed"
-    assert outcome.task_id != first
-    assert sandbox.stats().submits == 2
+    [entry] = (tmp_path / ".nanobanana/ledger").glob("*.1.json")
+    entry.unlink()
+    [outcome] = await run(sandbox, tmp_path, rows)
+    assert (outcome.status.value, outcome.task_id) == ("already_landed", first)
+    assert sandbox.stats().submits == 1
 
 
 @pytest.mark.parametrize(
@@ -536,7 +480,7 @@ async def test_a_taken_name_is_told_before_anything_is_spent(
 async def test_a_ledger_that_cannot_be_written_spends_nothing(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the intent cannot be noted, nothing is submitted."""
+    """Where the reservation cannot be noted, nothing is submitted."""
 
     async def full(*_: Any) -> bool:
         raise errors.StorageError("no space left")
@@ -566,14 +510,70 @@ async def test_a_task_that_cannot_be_noted_is_landed_and_told(
     assert outcome.task_id in caplog.text
 
 
-async def test_an_entry_that_cannot_be_read_is_an_error(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Whether a row was paid for is never guessed."""
-    rows = prompts(1)
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\0" * 300, b"\xff", b'{"version": 2}'])
+async def test_a_damaged_entry_concerns_its_row_only(
+    sandbox: Sandbox, tmp_path: Path, damaged: bytes
+) -> None:
+    """Whether its row was paid for is never guessed: it is reported, and the others go on."""
+    rows = prompts(4)
+    await run(sandbox, tmp_path, rows[:2])
+    entry = tmp_path / f".nanobanana/ledger/{rows[0].key}.1.json"
+    entry.write_bytes(damaged)
+    outcomes = await run(sandbox, tmp_path, rows)
+    assert statuses(outcomes) == ["failed", "already_landed", "landed", "landed"]
+    assert outcomes[0].error
+    assert outcomes[0].error.class_name == "UnconfirmedSubmit"
+    assert str(entry) in outcomes[0].error.message
+    assert "delete" not in outcomes[0].error.message
+    assert sandbox.stats().submits == 4
+    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNCONFIRMED])
+    assert statuses(again) == ["landed"] + ["already_landed"] * 3
+    assert entry.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_receipt_that_names_the_row_is_adopted(
+    sandbox: Sandbox, tmp_path: Path, lost: bool
+) -> None:
+    """A row whose ledger entry is deleted or damaged is known by its receipt, and paid for once."""
+    rows = rows_of({"name": "a", "prompt": "x"}, {"name": "b", "prompt": "y"})
     await run(sandbox, tmp_path, rows)
-    [entry] = (tmp_path / ".nanobanana/ledger").glob("*.1.json")
-    entry.write_text("{")
-    with pytest.raises(errors.StorageError, match=entry.name):
-        await run(sandbox, tmp_path, rows)
+    entry = tmp_path / ".nanobanana/ledger/a.1.json"
+    if lost:
+        entry.unlink()
+    else:
+        entry.write_bytes(b"\0\0")
+    for _ in range(2):
+        async with opened(sandbox, tmp_path, rows) as made:
+            await made.refuse_taken_names()
+            await made.process_each(rows)
+            assert statuses(list(made.outcomes.values())) == ["already_landed"] * 2
+    changed = rows_of({"name": "a", "prompt": "changed"}, {"name": "b", "prompt": "y"})
+    async with opened(sandbox, tmp_path, changed) as made:
+        await made.refuse_taken_names()
+        await made.process_each(changed)
+        assert [made.outcomes[n].changed for n in (1, 2)] == [True, False]
+    assert sandbox.stats().submits == 2
+
+
+async def test_an_older_receipt_without_its_entry_concerns_its_row_only(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A receipt that does not tell its row is never taken for it; the other rows go on."""
+    await run(sandbox, tmp_path, rows_of({"name": "a", "prompt": "x"}))
+    receipt = json.loads((tmp_path / "a.json").read_text())
+    del receipt["row_key"], receipt["row_digest"]
+    (tmp_path / "a.json").write_text(json.dumps(receipt))
+    (tmp_path / ".nanobanana/ledger/a.1.json").unlink()
+    rows = rows_of({"name": "a", "prompt": "x"}, {"name": "b", "prompt": "y"})
+    async with opened(sandbox, tmp_path, rows) as made:
+        await made.refuse_taken_names()
+        await made.process_each(rows)
+        told = [made.outcomes[1], made.outcomes[2]]
+    assert statuses(told) == ["failed", "landed"]
+    assert told[0].error
+    assert f"task_id {receipt['task_id']}" in told[0].error.message
+    assert sandbox.stats().submits == 2
 
 
 async def test_the_summary_spares_reading_each_entry(
@@ -596,7 +596,7 @@ async def test_the_summary_spares_reading_each_entry(
     monkeypatch.setattr(Destination, "read", counted)
     known = await entries(tmp_path)
     assert len(known) == 6
-    assert len(read) == 1 + 2
+    assert len([name for name in read if name.endswith(".1.json")]) == 2
 
 
 async def test_the_report_is_kept_up_to_date(

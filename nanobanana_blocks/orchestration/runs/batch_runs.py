@@ -17,17 +17,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch, keeping_report
-from nanobanana_blocks.batches.ledger import Failure, Ledger, open_ledger
+from nanobanana_blocks.batches.claims import open_claims
+from nanobanana_blocks.batches.leases import open_leases
+from nanobanana_blocks.batches.ledger import Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
-from nanobanana_blocks.batches.submitter import LOOK_AGAIN_SECONDS, Submitter
+from nanobanana_blocks.batches.submitter import FORBIDDEN, PATIENCE, Submitter
+from nanobanana_blocks.batches.waits import Waits
 from nanobanana_blocks.errors import (
     APIError,
     InvalidInput,
     NanoBananaError,
     NetworkError,
     OutOfCredits,
-    ProtocolError,
     Unauthorized,
 )
 from nanobanana_blocks.landing.lander import open_lander
@@ -56,7 +59,7 @@ from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.storage.locations import Location
 
 UNREACHABLE_SECONDS = 30.0
-"""For how long a batch is not begun where nothing answers at the API's address."""
+"""For how long the account's credits are asked for where nothing answers at the API's address."""
 
 
 class BatchJob(BaseModel):
@@ -124,7 +127,9 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
         cancelled_by_sigterm(),
         block.get_client() as client,
         await store.open() as place,
-        open_ledger(store.location) as ledger,
+        open_leases(store.location) as leases,
+        open_ledger(store.location, owner=leases.owner) as ledger,
+        open_claims(store.location, leases, exclusive=ledger.is_exclusive) as claims,
         posting_outcomes() as events,
         open_lander(
             (),
@@ -138,7 +143,14 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     ):
         await ledger.load(row.key for row in rows)
         submitter = Submitter(
-            client, ledger, timeout=job.timeout, retry=job.retry, callback_url=callback_url
+            client,
+            ledger,
+            timeout=job.timeout,
+            retry=job.retry,
+            callback_url=callback_url,
+            leases=leases,
+            patience=PATIENCE,
+            waits=Waits(get_run_logger()),
         )
         batch = Batch(
             Location.parse(manifest_url).redacted,
@@ -148,6 +160,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             landing,
             in_flight=job.in_flight,
             on_outcome=OutcomeReporter(len(rows), events),
+            claims=claims,
         )
         await batch.refuse_taken_names()
         _tell_of(batch, ledger, whole=shard is None)
@@ -201,21 +214,24 @@ async def process_here(
 
 
 async def require_credits(batch: Batch) -> None:
-    """Make sure that the account has about what the rows to submit will cost.
+    """Make sure that the account has about what the rows to submit will cost, where it can be told.
 
     Raises:
         OutOfCredits: It has not.
-        APIError: The key is refused, or what answers is not the API, or nothing answers.
+        Unauthorized: The key is refused.
     """
     needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
     if not needed:
         return
     try:
         batch.credits_before = await _ask_credits(batch.submitter.client)
-    except (Unauthorized, ProtocolError, NetworkError):
-        raise
+    except Unauthorized as error:
+        if FORBIDDEN not in (error.http_status, error.code):
+            raise
+        _warn_of_unknown_credits(error)
+        return
     except APIError as error:
-        get_run_logger().warning("Going on without knowing the account's credits: %s", error)
+        _warn_of_unknown_credits(error)
         return
     if batch.credits_before < needed:
         raise OutOfCredits(
@@ -225,6 +241,12 @@ async def require_credits(batch: Batch) -> None:
         )
 
 
+def _warn_of_unknown_credits(error: APIError) -> None:
+    get_run_logger().warning(
+        "Could not ask for the account's credits; continuing without knowing them: %s", error
+    )
+
+
 async def _ask_credits(client: NanoBananaClient) -> int:
     """Ask for the account's credits, again for a while where no answer comes."""
     with anyio.move_on_after(UNREACHABLE_SECONDS):
@@ -232,7 +254,7 @@ async def _ask_credits(client: NanoBananaClient) -> int:
             try:
                 return await client.get_credits()
             except NetworkError:
-                await anyio.sleep(LOOK_AGAIN_SECONDS)
+                await anyio.sleep(PATIENCE.poll)
     return await client.get_credits()
 
 

@@ -1,0 +1,135 @@
+"""One attempt to submit a row, as the ledger keeps it; no I/O."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.errors import (
+    GenerationFailed,
+    NanoBananaError,
+    UnconfirmedSubmit,
+    UnknownTask,
+)
+from nanobanana_blocks.landing.report import ErrorSummary
+from nanobanana_blocks.storage.names import safe_name
+
+CONTENT_POLICY_CODE = "400"
+"""Documented for callbacks: the generation was refused for its content."""
+
+
+class Failure(StrEnum):
+    """Why a row has no image permanently, unless it is submitted again, which may cost again."""
+
+    REFUSED = "refused"
+    CONTENT_POLICY = "content-policy"
+    GENERATION_FAILED = "generation-failed"
+    UNKNOWN_TASK = "unknown-task"
+    UNCONFIRMED = "unconfirmed"
+    CHANGED = "changed"
+
+
+def failure_of(error: NanoBananaError | None) -> Failure | None:
+    """The permanent failure that a generation task ended with, if it is one."""
+    if isinstance(error, UnknownTask):
+        return Failure.UNKNOWN_TASK
+    if not isinstance(error, GenerationFailed):
+        return None
+    refused = str(error.error_code) == CONTENT_POLICY_CODE
+    return Failure.CONTENT_POLICY if refused else Failure.GENERATION_FAILED
+
+
+class AttemptState(StrEnum):
+    """How far an attempt to submit a row has come.
+
+    A released one has certainly not reached the service; the next attempt has the next number.
+    """
+
+    RESERVED = "intended"
+    SUBMITTED = "submitted"
+    UNCONFIRMED = "unconfirmed"
+    FAILED = "failed"
+    RELEASED = "released"
+
+
+class SubmissionAttempt(BaseModel):
+    """One attempt to submit a row; times are UTC.
+
+    `job_key` is unguessable and unlike any other attempt's: the callback address of the submit is
+    bound to it. `digest` is that of the row's content; the prompt itself is not kept. `owner` names
+    the lease of the run that makes it; entries of earlier versions have none.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    version: Literal[1] = 1
+    key: str
+    attempt: int
+    digest: str
+    name: str | None = None
+    endpoint: Endpoint
+    credits: int
+    job_key: str
+    owner: str | None = None
+    reserved_at: AwareDatetime = Field(alias="intended_at")
+    state: AttemptState = AttemptState.RESERVED
+    submitted_at: AwareDatetime | None = None
+    task_id: str | None = None
+    failure: Failure | None = None
+    error: ErrorSummary | None = None
+
+    @property
+    def stem(self) -> str | None:
+        """What its files are called."""
+        return self.name or self.task_id
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it is not known what came of it."""
+        return self.state in (AttemptState.RESERVED, AttemptState.UNCONFIRMED)
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since it was reserved; 0 where another machine's clock is ahead."""
+        return max(0.0, (datetime.now(UTC) - self.reserved_at).total_seconds())
+
+    @property
+    def file_name(self) -> str:
+        """What its file is called."""
+        return entry_file_name(self.key, self.attempt)
+
+
+def entry_file_name(key: str, attempt: int) -> str:
+    """What the file of an attempt is called: ``<key>.<attempt>.json``."""
+    return f"{safe_name(key)}.{attempt}.json"
+
+
+def unreadable_attempt(key: str, attempt: int, path: str) -> SubmissionAttempt:
+    """What stands for an attempt whose file cannot be understood; it is never written.
+
+    Args:
+        key: The row's.
+        attempt: Its number, which the name of the file tells.
+        path: The file, as a person would open it.
+    """
+    error = UnconfirmedSubmit(
+        f"its ledger entry {path} is damaged, so whether the row was submitted, and paid for, is "
+        "not known. Restore the file; or, where you know the task, land it by its id; or run with "
+        "retry=['unconfirmed'], which submits the row again and may pay for it twice."
+    )
+    return SubmissionAttempt(
+        key=key,
+        attempt=attempt,
+        digest="",
+        endpoint=Endpoint.GENERATE,
+        credits=0,
+        job_key="",
+        reserved_at=datetime.now(UTC),
+        state=AttemptState.UNCONFIRMED,
+        failure=Failure.UNCONFIRMED,
+        error=ErrorSummary.of(error),
+    )
