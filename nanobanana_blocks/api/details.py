@@ -34,8 +34,8 @@ class TaskDetails(BaseModel):
 
     The URLs are temporary (documented: 10 minutes for `origin_urls`, longer for `result_urls`) and
     may be signed, so they stay out of the representation. `result_urls` and `origin_urls` leave out
-    what the service leaves empty; which of them belong to the same image is told by `image_urls`
-    (`urls_by_image` is set only where that is not told by their order).
+    what the service leaves empty; `image_urls` says which of them belong to the same image
+    (`urls_by_image` is set only where their order does not say so).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,7 +101,7 @@ class TaskDetails(BaseModel):
 def pair_urls(
     result: Iterable[str | None], origin: Iterable[str | None]
 ) -> tuple[tuple[str, ...], ...]:
-    """The URLs of each image, from two lists that tell the same images by position.
+    """The URLs of each image, from two lists of the same images by position.
 
     A position that neither list gives a URL for is no image.
     """

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.details import TaskDetails, check_task_ids
 from nanobanana_blocks.api.schedule import PollPolicy
-from nanobanana_blocks.api.waiting import Watch, check_timeout
+from nanobanana_blocks.api.waiting import check_timeout
 from nanobanana_blocks.concurrency import run_concurrently
 from nanobanana_blocks.errors import (
     NanoBananaError,
@@ -27,7 +27,7 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.egress import EgressRules
-from nanobanana_blocks.images.verification import VerifiedImage
+from nanobanana_blocks.landing.attempt import Attempt, record_of
 from nanobanana_blocks.landing.fetching import TaskImages
 from nanobanana_blocks.landing.folder import LandingFolder
 from nanobanana_blocks.landing.naming import image_name
@@ -50,7 +50,7 @@ MAX_THUMBNAILS = 48
 class Placement(NamedTuple):
     """Where the files of a generation task go: under a name, in place of those of other tasks.
 
-    `row_key` and `row_digest` tell the row of a batch that it is landed for, for its receipt.
+    `row_key` and `row_digest` name the row of a batch that it is landed for, for its receipt.
     """
 
     name: str | None = None
@@ -172,7 +172,7 @@ class Lander:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        attempt = _Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
+        attempt = Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
         self.errors.pop(task_id, None)
         try:
             await self._attempt(attempt, wait=wait)
@@ -193,7 +193,7 @@ class Lander:
             log_unforeseen(f"Reporting {task_id}", error)
         return outcome
 
-    async def _attempt(self, attempt: _Attempt, *, wait: bool) -> None:
+    async def _attempt(self, attempt: Attempt, *, wait: bool) -> None:
         task_id = attempt.task_id
         earlier = await self.folder.receipt(attempt.stem, (task_id, *attempt.replaces))
         replaced = earlier is not None and (self._overwrite or earlier.task_id != task_id)
@@ -207,11 +207,11 @@ class Lander:
         attempt.asked_for = max(details.images_asked_for, details.image_count)
         await self._land_images(details, attempt, earlier)
 
-    async def _wait(self, attempt: _Attempt) -> TaskDetails:
+    async def _wait(self, attempt: Attempt) -> TaskDetails:
         attempt.watch = self._waiter.watch(attempt.task_id, self._timeout)
         return await attempt.watch.ended()
 
-    async def _poll_once(self, attempt: _Attempt) -> TaskDetails:
+    async def _poll_once(self, attempt: Attempt) -> TaskDetails:
         attempt.single_polls = 1
         try:
             details = await self._client.get_task_details(attempt.task_id)
@@ -223,7 +223,7 @@ class Lander:
         return details
 
     async def _land_images(
-        self, details: TaskDetails, attempt: _Attempt, earlier: Receipt | None
+        self, details: TaskDetails, attempt: Attempt, earlier: Receipt | None
     ) -> None:
         """Land every image that can be had, and the receipt if that is all of them.
 
@@ -257,7 +257,7 @@ class Lander:
         if note:
             await self.folder.forget_partial(attempt.stem)
 
-    async def _land_image(self, images: TaskImages, index: int, attempt: _Attempt) -> None:
+    async def _land_image(self, images: TaskImages, index: int, attempt: Attempt) -> None:
         """Land one image of a task, or note why it could not be landed."""
         task_id = attempt.task_id
         thumbnail = len(self.thumbnails) < MAX_THUMBNAILS
@@ -268,7 +268,7 @@ class Lander:
                 await self.folder.publish_image(
                     name, image.data, image.media_type, attempt.replaceable
                 )
-            attempt.landed[index + 1] = _record(name, image)
+            attempt.landed[index + 1] = record_of(name, image)
             if image.thumbnail and len(self.thumbnails) < MAX_THUMBNAILS:
                 self.thumbnails.setdefault(task_id, image.thumbnail)
         except NanoBananaError as error:
@@ -281,7 +281,7 @@ class Lander:
             )
 
     def _receipt(
-        self, details: TaskDetails, attempt: _Attempt, images: list[ReceiptImage]
+        self, details: TaskDetails, attempt: Attempt, images: list[ReceiptImage]
     ) -> Receipt:
         prompt = details.parameters.get("prompt") if self._keep_prompts else None
         return Receipt(
@@ -301,73 +301,6 @@ class Lander:
 
     def _located(self, image: ReceiptImage) -> LandedImage:
         return image.at(self.destination.path_of(image.name))
-
-
-class _Attempt:
-    """One attempt to land a generation task, as far as it has come."""
-
-    def __init__(
-        self,
-        task_id: str,
-        stem: str,
-        replaces: Collection[str],
-        row: tuple[str | None, str | None],
-    ) -> None:
-        self.task_id = task_id
-        self.stem = stem
-        self.replaces = replaces
-        self.row = row
-        self.watch: Watch | None = None
-        self.single_polls = 0
-        self.already_landed = False
-        self.images: list[LandedImage] = []
-        self.asked_for = 0
-        self.landed: dict[int, ReceiptImage] = {}
-        self.failures: dict[int, NanoBananaError] = {}
-        self.replaceable: set[str] = set()
-
-    @property
-    def polls(self) -> int:
-        return self.watch.polls if self.watch else self.single_polls
-
-    @property
-    def waited_seconds(self) -> float:
-        return round(self.watch.waited_seconds, 3) if self.watch else 0.0
-
-    def failure(self, count: int) -> NanoBananaError:
-        """Why not all of `count` images landed, as an error of the most hopeful of their kinds."""
-        failures = list(self.failures.values())
-        chosen = next((error for error in failures if error.retryable), failures[0])
-        if count == 1:
-            return chosen
-        missing = "; ".join(
-            f"image {number} ({error.message.rstrip('.')})"
-            for number, error in sorted(self.failures.items())
-        )
-        return type(chosen)(
-            f"{len(self.landed)} of {count} images are in storage. Missing: {missing}. Running "
-            "again fetches only what is missing.",
-            task_id=self.task_id,
-        )
-
-    def outcome(self, error: NanoBananaError | None) -> LandingOutcome:
-        if isinstance(error, WaitTimedOut):
-            status = LandingStatus.TIMED_OUT
-        elif error:
-            status = LandingStatus.FAILED
-        elif self.already_landed:
-            status = LandingStatus.ALREADY_LANDED
-        else:
-            status = LandingStatus.LANDED
-        return LandingOutcome(
-            task_id=self.task_id,
-            status=status,
-            images=self.images,
-            error=ErrorSummary.of(error) if error else None,
-            polls=self.polls,
-            waited_seconds=self.waited_seconds,
-            missing_images=max(0, self.asked_for - len(self.images)),
-        )
 
 
 def without_frames(error: _Error) -> _Error:
@@ -395,17 +328,6 @@ def not_attempted(task_id: str) -> LandingOutcome:
     error = NanoBananaError("it was not attempted; the log of the run says why.")
     return LandingOutcome(
         task_id=task_id, status=LandingStatus.FAILED, error=ErrorSummary.of(error)
-    )
-
-
-def _record(name: str, image: VerifiedImage) -> ReceiptImage:
-    return ReceiptImage(
-        name=name,
-        media_type=image.media_type,
-        size=len(image.data),
-        width=image.width,
-        height=image.height,
-        sha256=image.sha256,
     )
 
 

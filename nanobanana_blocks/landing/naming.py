@@ -3,7 +3,7 @@
 They are called after the task's id, or after the name that a batch gives instead: their *stem*.
 Task ids come from outside, so a name is never more than one path component and different ids never
 share a receipt's. Of two ids like ``a`` and ``a-1``, both may claim the image name ``a-1.png``:
-`rival_stem` tells the other one. The way back from a name to its id is the receipt, which states
+`rival_stem` gives the other one. The way back from a name to its id is the receipt, which states
 the id as it came.
 """
 

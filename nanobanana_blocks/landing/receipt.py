@@ -56,7 +56,7 @@ class ReceiptImage(BaseModel):
     sha256: str
 
     def at(self, path: str) -> LandedImage:
-        """The same image, told by where it is."""
+        """The same image, by its path."""
         return LandedImage(path=path, **self.model_dump(exclude={"name"}))
 
 
@@ -64,8 +64,8 @@ class Receipt(BaseModel):
     """The JSON file beside the images whose existence means that the generation task is done.
 
     Times are UTC; `created_at` and `completed_at` rest on the observation that the API's times are
-    UTC+8. `prompt` is there only where the store was told to keep it. `row_key` and `row_digest`
-    tell the row of a batch that it was landed for, so that the row is known without its ledger.
+    UTC+8. `prompt` is there only where the store is set to keep it. `row_key` and `row_digest`
+    name the row of a batch that it was landed for, so that the row is known without its ledger.
     """
 
     model_config = ConfigDict(frozen=True)

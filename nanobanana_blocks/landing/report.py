@@ -49,7 +49,7 @@ class LandingOutcome(BaseModel):
     """What became of one generation task.
 
     `polls` counts record-info requests, `waited_seconds` runs until the task was seen to be done.
-    `missing_images` is how many fewer images the service gave than were asked for.
+    `missing_images` is how many of those asked for are not in storage.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class LandingOutcome(BaseModel):
 
     @property
     def label(self) -> str:
-        """What a person knows it by."""
+        """What messages call it."""
         return self.task_id
 
     @property
@@ -73,7 +73,7 @@ class LandingOutcome(BaseModel):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more can come of it: it is in storage, or failed for good."""
+        """Whether nothing more can come of it: it is in storage, or failed permanently."""
         failures = (GenerationFailed.__name__, UnknownTask.__name__)
         return self.in_storage or (self.error is not None and self.error.class_name in failures)
 

@@ -1,6 +1,6 @@
-"""Which generation tasks of a destination are still outstanding, as its ledger and notes tell.
+"""Which generation tasks of a destination are still outstanding, by its ledger and notes.
 
-It is what the sweep goes by; it asks the API nothing and lands nothing.
+The sweep lands these; nothing is asked or landed here.
 """
 
 from __future__ import annotations

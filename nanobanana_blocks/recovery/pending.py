@@ -1,4 +1,4 @@
-"""Which generation tasks are awaited in a place: one small file each, beside the images.
+"""Which generation tasks are outstanding in a place: one small file each, beside the images.
 
 A task is announced when it is submitted or when its callback comes, and settled when its receipt
 is there or never will be. It asks and lands nothing.
@@ -10,21 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from nanobanana_blocks.landing.naming import receipt_name
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 
-if TYPE_CHECKING:
-    pass
-
 FOLDER = ".nanobanana/pending"
 
 
 class PendingTask(BaseModel):
-    """A generation task that is awaited; `announced_at` is UTC."""
+    """A generation task that is outstanding; `announced_at` is UTC."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,13 +29,13 @@ class PendingTask(BaseModel):
 
 
 class PendingTasks:
-    """The generation tasks awaited in one place; made by `open_pending`."""
+    """The generation tasks outstanding in one place; made by `open_pending`."""
 
     def __init__(self, folder: Destination) -> None:
         self._folder = folder
 
     async def announce(self, task_id: str) -> None:
-        """Note that a task is awaited; noting it again does not make it younger.
+        """Note that a task is outstanding; noting it again does not make it younger.
 
         Raises:
             StorageError: It was not noted.
@@ -51,17 +47,17 @@ class PendingTasks:
         await self._folder.publish(name, pending.model_dump_json().encode(), "application/json")
 
     async def settle(self, task_id: str) -> None:
-        """Forget a task; that it is not awaited is no error."""
+        """Forget a task; one that is not noted is no error."""
         await self._folder.delete(receipt_name(task_id))
 
     async def older_than(self, seconds: float) -> list[PendingTask]:
-        """The tasks that have been awaited for longer than `seconds`, the oldest first."""
+        """The tasks that have been outstanding for longer than `seconds`, the oldest first."""
         names = await self._folder.list()
         contents = await asyncio.gather(*(self._folder.read(name) for name in names))
         found = [_read(content) for content in contents if content is not None]
         latest = datetime.now(UTC) - timedelta(seconds=seconds)
-        awaited = [pending for pending in found if pending and pending.announced_at <= latest]
-        return sorted(awaited, key=lambda pending: pending.announced_at)
+        outstanding = [pending for pending in found if pending and pending.announced_at <= latest]
+        return sorted(outstanding, key=lambda pending: pending.announced_at)
 
 
 def _read(content: bytes) -> PendingTask | None:
