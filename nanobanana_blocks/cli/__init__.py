@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials, NanoBananaError
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingReport
+from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination
 
 app = typer.Typer(
@@ -166,7 +168,7 @@ def land(
     async def run() -> LandingReport:
         async with (
             await _client(credentials) as client,
-            await Destination.open(to) as destination,
+            await Destination.open(dates.for_date(to, _today())) as destination,
             open_lander(
                 _read_ids(task_ids),
                 client,
@@ -376,6 +378,11 @@ def automations(
 
 def _tell_outcome(outcome: LandingOutcome) -> None:
     messages.print(escape(f"{outcome.task_id}  {outcome.describe()}"), soft_wrap=True)
+
+
+def _today() -> date:
+    """What {date} in a destination means here: the day in UTC."""
+    return datetime.now(UTC).date()
 
 
 def _read_ids(task_ids: list[str]) -> list[str]:
