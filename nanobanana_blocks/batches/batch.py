@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-
-import anyio
 
 from nanobanana_blocks.batches.attempts import AttemptState, SubmissionAttempt
 from nanobanana_blocks.batches.claims import Claims
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
-from nanobanana_blocks.batches.report import BatchReport, RowOutcome, report_name
+from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
 from nanobanana_blocks.concurrency import map_concurrently, run_concurrently
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError, StorageError
 from nanobanana_blocks.landing.lander import Lander, log_unforeseen, not_attempted
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
-from nanobanana_blocks.storage.destination import Destination
 
 logger = logging.getLogger(__name__)
-
-REPORT_SECONDS = 10.0
 
 ANOTHER_LANDS = "the images that another run, which is at work, is landing"
 
@@ -354,41 +349,6 @@ def _row_outcome(row: Row, landed: LandingOutcome, **facts: Any) -> RowOutcome:
         credits=row.request.estimated_credits if row.request else 0,
         **facts,
     )
-
-
-@asynccontextmanager
-async def keeping_report(
-    batch: Batch, place: Destination | None = None, name: str | None = None
-) -> AsyncIterator[None]:
-    """Keep the batch's report up to date until the context ends; beside the images by default."""
-    place = place or batch.landing.destination
-    ended = asyncio.Event()
-    keeper = asyncio.create_task(_keep_report(batch, place, name, ended))
-    try:
-        yield
-    finally:
-        ended.set()  # a publish that is cancelled may still take place, after the last one
-        await asyncio.gather(keeper, return_exceptions=True)
-        await write_report(place, batch.report(finished=True), name)
-
-
-async def write_report(place: Destination, report: BatchReport, name: str | None = None) -> None:
-    """Write a report; that it cannot be written is logged."""
-    data = await asyncio.to_thread(report.model_dump_json, indent=2, exclude_defaults=True)
-    try:
-        name = name or report_name(report.manifest)
-        await place.publish(name, data.encode(), "application/json")
-    except NanoBananaError as error:
-        logger.warning("Could not write the report of the batch; continuing: %s", error)
-
-
-async def _keep_report(
-    batch: Batch, place: Destination, name: str | None, ended: asyncio.Event
-) -> None:
-    while not ended.is_set():
-        await write_report(place, batch.report(finished=False), name)
-        with anyio.move_on_after(REPORT_SECONDS):
-            await ended.wait()
 
 
 _ENDED_BEFORE = ErrorSummary.of(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Waits:
 
 def _words(what: str, wait: _Wait) -> str:
     rows = "1 row waits" if wait.rows == 1 else f"{wait.rows:,} rows wait"
-    return f"{rows} for {what} (up to {max(0.0, wait.until - _now()):,.0f} s)"
+    left = 10 * math.ceil(max(0.0, wait.until - _now()) / 10)  # so that it seldom changes
+    return f"{rows} for {what} (up to {left:,} s)"
 
 
 def _now() -> float:

@@ -73,7 +73,7 @@ async def run_batch(
             ImageStore block.
         credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
             NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
-        defaults: Options of rows that do not give them.
+        defaults: Defaults for rows that do not set them.
         retry: Kinds of failures whose rows are submitted again, which may cost again.
         shards: In how many child runs the rows are done; 1 does them in this run.
         receiver_url: Public URL of the callback receiver, where one runs.
@@ -90,9 +90,9 @@ async def run_batch(
         What became of each row, in the order of the manifest; also kept beside the images.
 
     Raises:
-        InvalidManifest: The manifest cannot be meant; every problem is named.
+        InvalidManifest: The manifest is invalid; every problem is named.
         IncompleteLanding: Not every row has landed and `allow_partial` is off.
-        NanoBananaError: Something cannot be meant, is missing, or refuses; nothing was begun.
+        NanoBananaError: Something is invalid, missing, or refused; nothing was begun.
     """
     job = BatchJob(
         manifest=manifest,

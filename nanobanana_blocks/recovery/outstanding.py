@@ -130,7 +130,7 @@ class OutstandingTasks:
         unanswered = {
             entry.job_key: entry
             for entry in self._ledger.entries()
-            if entry.is_unanswered and entry.age_seconds >= older_than
+            if entry.is_unanswered and entry.job_key and entry.age_seconds >= older_than
         }
         if not unanswered:
             return

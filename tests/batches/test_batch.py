@@ -10,11 +10,12 @@ import pytest
 
 from nanobanana_blocks import NanoBananaClient, errors
 from nanobanana_blocks.api import waiting
-from nanobanana_blocks.batches import batch
+from nanobanana_blocks.batches import reporting
 from nanobanana_blocks.batches import submitter as submitting
-from nanobanana_blocks.batches.batch import Batch, keeping_report
+from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.ledger import AttemptState, Failure, Ledger, open_ledger
 from nanobanana_blocks.batches.report import BatchReport
+from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.batches.submitter import Submitter
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
@@ -603,7 +604,7 @@ async def test_the_report_is_kept_up_to_date(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report beside the images tells of what has landed while the batch goes on."""
-    monkeypatch.setattr(batch, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(reporting, "REPORT_SECONDS", 0.05)
     rows = rows_of({"prompt": "a"}, {"prompt": "b", "endpoint": "generate-2"})
     file = tmp_path / "rows.report.json"
 

@@ -122,7 +122,7 @@ async def test_what_must_last_is_written_before_prefect_is_asked(
         finished = report.exists() and bool(json.loads(report.read_bytes()).get("finished_at"))
         return finished, any((images / ".nanobanana").rglob("*summary*"))
 
-    async def hang(self: Any, percent: float) -> None:
+    async def hang(self: Any, percent: float, waits: str) -> None:
         seen["progress"] = what_lasts()
         raise OSError("Prefect is down")
 
@@ -146,7 +146,7 @@ async def test_a_progress_that_fails_is_reported_once(
 ) -> None:
     """Rule: hours without Prefect are one line in the log, and a warning is not lost among many."""
 
-    async def fail(self: Any, percent: float) -> None:
+    async def fail(self: Any, percent: float, waits: str) -> None:
         raise OSError("Prefect is down")
 
     monkeypatch.setattr(progress._Progress, "_write", fail)

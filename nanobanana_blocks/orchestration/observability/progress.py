@@ -21,10 +21,20 @@ LAST_PROGRESS_SECONDS = 3.0
 
 @asynccontextmanager
 async def showing_progress(
-    total: int, settled: Callable[[], int], what: str = "Generation tasks"
+    total: int,
+    settled: Callable[[], int],
+    what: str = "Generation tasks",
+    waits: Callable[[], str] = str,
 ) -> AsyncIterator[None]:
-    """Keep a progress artifact up to date while what `settled` counts approaches `total`."""
-    progress = _Progress(total, settled, what)
+    """Keep a progress artifact up to date while what `settled` counts approaches `total`.
+
+    Args:
+        total: How many there are.
+        settled: Counts those that are done.
+        what: What is counted.
+        waits: Says what is waited for just now, if anything.
+    """
+    progress = _Progress(total, settled, what, waits)
     log = get_run_logger()
     try:
         async with background_task(restarting(progress.follow, log=log), log=log):
@@ -34,12 +44,19 @@ async def showing_progress(
 
 
 class _Progress:
-    def __init__(self, total: int, settled: Callable[[], int], what: str) -> None:
+    def __init__(
+        self,
+        total: int,
+        settled: Callable[[], int],
+        what: str,
+        waits: Callable[[], str] = str,
+    ) -> None:
         self._total = max(total, 1)
         self._settled = settled
         self._what = what
+        self._waits = waits
         self._artifact: UUID | None = None
-        self._shown = -1
+        self._shown = (-1, "")
         self._failed = False
 
     async def follow(self) -> None:
@@ -49,18 +66,19 @@ class _Progress:
 
     async def show(self, seconds: float) -> None:
         """Show how many have settled; only the first of several failures is a warning."""
-        done = self._settled()
-        if done == self._shown:
+        done, waits = self._settled(), self._waits()
+        if (done, waits) == self._shown:
             return
         failed, self._failed = self._failed, True
         with optional("the progress artifact", seconds, quiet=failed):
-            await self._write(math.floor(1000 * done / self._total) / 10)
-            self._shown, self._failed = done, False
+            await self._write(math.floor(1000 * done / self._total) / 10, waits)
+            self._shown, self._failed = (done, waits), False
 
-    async def _write(self, percent: float) -> None:
+    async def _write(self, percent: float, waits: str) -> None:
+        description = f"{self._what} settled, of {self._total:,}.{f' {waits}.' if waits else ''}"
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(
-                percent, key=PROGRESS_KEY, description=f"{self._what} settled, of {self._total:,}."
+                percent, key=PROGRESS_KEY, description=description
             )
         else:
-            await aupdate_progress_artifact(self._artifact, percent)
+            await aupdate_progress_artifact(self._artifact, percent, description=description)

@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
-from nanobanana_blocks.batches.batch import Batch, keeping_report
+from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.batches.submitter import FORBIDDEN, PATIENCE, Submitter
 from nanobanana_blocks.batches.waits import Waits
 from nanobanana_blocks.errors import (
@@ -70,7 +71,7 @@ class BatchJob(BaseModel):
     manifest: str = Field(description="Path or fsspec URL of the manifest.")
     destination: str = Field(description="Path, fsspec URL or the name of an ImageStore block.")
     credentials: str = Field(description="Name of a NanoBananaCredentials block.")
-    defaults: RowDefaults = Field(description="Options of rows that do not give them.")
+    defaults: RowDefaults = Field(description="Defaults for rows that do not set them.")
     retry: tuple[Failure, ...] = Field(description="Kinds of failures to submit again.")
     receiver_url: str | None = Field(description="Public URL of the callback receiver.")
     timeout: float = Field(description="Seconds to wait for each generation task.")
@@ -110,8 +111,8 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     """Check all that can be checked of a batch, or of one part of it, and give it to be processed.
 
     Raises:
-        InvalidManifest: The manifest cannot be meant; every problem is named.
-        NanoBananaError: Something else cannot be meant, is missing, or refuses; nothing was begun.
+        InvalidManifest: The manifest is invalid; every problem is named.
+        NanoBananaError: Something else is invalid, missing, or refused; nothing was begun.
     """
     block = await load_credentials(job.credentials)
     callback_url = _callback_url(job, block)
@@ -204,7 +205,9 @@ async def process_here(
     """
     async with (
         sharing_account_budget(job.credentials, batch.submitter.client.budget),
-        showing_progress(len(batch.rows), lambda: len(batch.outcomes), "Rows"),
+        showing_progress(
+            len(batch.rows), lambda: len(batch.outcomes), "Rows", batch.submitter.waits.describe
+        ),
         waking_on_callbacks(batch.landing, batch.submitter.reveal),
         # Innermost: what must last is written before anything waits for Prefect.
         _keeping_record(batch, reports, report),

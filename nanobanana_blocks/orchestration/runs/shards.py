@@ -18,9 +18,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from nanobanana_blocks.batches.batch import REPORT_SECONDS, Batch, write_report
+from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.leases import Leases, Liveness, open_leases
 from nanobanana_blocks.batches.report import BatchReport
+from nanobanana_blocks.batches.reporting import REPORT_SECONDS, report_pause, write_report
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.account_budget import ensure_account_budget
 from nanobanana_blocks.orchestration.observability.progress import showing_progress
@@ -57,6 +58,7 @@ class ShardedBatch:
         self, batch: Batch, shards: Sequence[Shard], reports: Destination, leases: Leases
     ) -> None:
         self.outcomes = batch.outcomes
+        self.pause = REPORT_SECONDS
         self._batch = batch
         self._shards = shards
         self._reports = reports
@@ -82,7 +84,8 @@ class ShardedBatch:
     async def publish(self, *, finished: bool) -> BatchReport:
         """Write the batch's report beside the images, and return it."""
         report = self._batch.report(finished=finished)
-        await write_report(self._batch.landing.destination, report)
+        size = await write_report(self._batch.landing.destination, report)
+        self.pause = report_pause(size)
         return report
 
     async def finish(self) -> BatchReport:
@@ -208,7 +211,7 @@ async def _follow(
         states = await child_runs.states_of(prefect, left)
         running = [left[run_id] for run_id, s in (states or {}).items() if s.is_running()]
         dead = await sharded.dead_among(running)
-        if _now() - polled_at >= REPORT_SECONDS:
+        if _now() - polled_at >= sharded.pause:
             await sharded.poll()
             await sharded.publish(finished=False)
             polled_at = _now()
