@@ -282,7 +282,11 @@ class Batch:
                     return
 
     async def _has_landed(self, row: Row, task_id: str) -> bool:
-        receipt = await self.landing.folder.any_receipt(row.name or task_id)
+        """Whether there is the task's receipt, which a listing tells unless it may be another's."""
+        stem = row.name or task_id
+        if len(self._ledger.task_ids(row.key)) <= 1:
+            return await self.landing.folder.has_receipt(stem)
+        receipt = await self.landing.folder.any_receipt(stem)
         return receipt is not None and receipt.task_id == task_id
 
     async def _is_anothers(self, task_id: str, submitted_by: str | None, leases: Leases) -> bool:

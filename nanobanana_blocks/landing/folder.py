@@ -67,6 +67,10 @@ class LandingFolder:
         own = {name: self._sizes[name] for name in self._published if name in self._sizes}
         self._sizes = listed | own
 
+    async def has_receipt(self, stem: str) -> bool:
+        """Whether there is a file where the receipt of a stem would be; it is not read."""
+        return await self._size_of(receipt_name(stem)) is not None
+
     async def any_receipt(self, stem: str) -> Receipt | None:
         """The receipt beside the images of a stem, of any task; None where none can be read."""
         data = await self._read(receipt_name(stem))
