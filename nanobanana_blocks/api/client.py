@@ -88,7 +88,7 @@ class NanoBananaClient:
         budget: RequestBudget | None = None,
     ) -> None:
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-        self._key = _check_key(key)
+        self._key = check_api_key(key)
         self.base_url = check_base_url(base_url)
         self.budget = budget or RequestBudget()
         self.submit_budget = RequestBudget()
@@ -363,7 +363,8 @@ def read_retry_after(value: str | None) -> float | None:
         return None
 
 
-def _check_key(key: str) -> str:
+def check_api_key(key: str) -> str:
+    """Return the key without blanks around it, or raise `InvalidInput`, which does not hold it."""
     key = key.strip()
     if not key:
         raise InvalidInput("the API key is blank")

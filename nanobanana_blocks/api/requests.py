@@ -97,7 +97,7 @@ class _Request(BaseModel):
             InvalidInput: `callback_url` cannot be one.
         """
         if callback_url is not None:
-            address: str | None = _check_callback_url(callback_url)
+            address: str | None = check_callback_url(callback_url)
         else:
             address = NO_CALLBACK_URL if self.wants_callback_url else None
         return self.content() | ({"callBackUrl": address} if address else {})
@@ -201,7 +201,7 @@ REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
 }
 
 
-def _check_callback_url(url: str) -> str:
+def check_callback_url(url: str) -> str:
     """Return `url` or raise an error that does not repeat it: such addresses hold tokens."""
     whole = re.fullmatch(r"https?://[^\s/?#]+\S*", url)
     if not whole or not url.isprintable() or len(url) > MAX_URL_LENGTH:

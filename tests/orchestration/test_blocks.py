@@ -223,13 +223,87 @@ class TestLoadCredentials:
         with pytest.raises(errors.NanoBananaError):
             await load_credentials(name)
 
-    async def test_a_key_that_cannot_be_one_is_told_on_use(self) -> None:
-        """Rule: a bad key in a block is a clear error, which does not show it."""
+    @pytest.mark.parametrize(
+        ("field", "value", "reason"),
+        [
+            ("api_key", "two words", "the API key holds a space"),
+            ("base_url", "http://api.example.com", "the base URL must be https"),
+            ("callback_secret", "short", "has only 5 characters"),
+        ],
+    )
+    async def test_a_saved_value_that_is_invalid(
+        self, prefect_api: str, field: str, value: str, reason: str
+    ) -> None:
+        """Rule: what Prefect's form let through is a clear error that names the block alone."""
         name = unused_name()
-        await NanoBananaCredentials(api_key=SecretStr("two words")).asave(name)
-        with pytest.raises(errors.InvalidInput, match="the API key") as caught:
-            (await load_credentials(name)).get_client()
-        assert "two words" not in str(caught.value)
+        await credentials().asave(name)
+        address = f"{prefect_api}/block_documents"
+        saved = httpx.get(
+            f"{prefect_api}/block_types/slug/nanobanana-credentials/block_documents/name/{name}"
+        ).json()
+        httpx.patch(
+            f"{address}/{saved['id']}", json={"data": {field: value}, "merge_existing_data": True}
+        ).raise_for_status()
+        with pytest.raises(errors.InvalidInput, match=reason) as caught:
+            await load_credentials(name)
+        assert f"NanoBananaCredentials block '{name}'" in str(caught.value)
+        assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: NanoBananaCredentials(api_key=SecretStr("two w0rds")), "the API key"),
+        (lambda: NanoBananaCredentials(api_key=SecretStr("")), "the API key is blank"),
+        (
+            lambda: NanoBananaCredentials(api_key=SecretStr(KEY), base_url="ftp://w0rds"),
+            "the base URL must be like",
+        ),
+        (
+            lambda: NanoBananaCredentials(
+                api_key=SecretStr(KEY), callback_secret=SecretStr("w0rds")
+            ),
+            "callback secret has only 5",
+        ),
+        (lambda: ImageStore(url="https://w0rds.example/x"), "it can be read only"),
+        (lambda: ImageStore(url="s3:///"), "it names no bucket"),
+        (lambda: ImageStore(url=" "), "blank"),
+        (
+            lambda: NanoBananaGeneration(
+                credentials=credentials(),
+                request=GenerateRequest(prompt="a fig"),
+                callback_url=SecretStr("ftp://w0rds"),
+            ),
+            "the callback URL must be like",
+        ),
+    ],
+)
+def test_an_invalid_block_cannot_be_saved(make: MakeBlock, reason: str) -> None:
+    """Rule: bad values are refused when a block is made, with the reason and without the secret."""
+    with pytest.raises(ValidationError, match=reason) as caught:
+        make()
+    assert "input_value" not in str(caught.value)
+
+
+@pytest.mark.parametrize("block", [NanoBananaCredentials, ImageStore, NanoBananaGeneration])
+def test_an_example_reads_as_it_was_written(block: type[Block]) -> None:
+    """Rule: Prefect's UI escapes `<`, `>` and `&` in examples, so that none has any."""
+    example = block.get_code_example()
+    assert example
+    assert not set("<>&") & set(example)
+    introduction, _, code = example.partition("```python")
+    assert introduction.strip().endswith(":")
+    assert "\n" not in introduction.strip()
+    compile(code.rstrip().removesuffix("```"), block.__name__, "exec")
+
+
+@pytest.mark.parametrize("block", [NanoBananaCredentials, ImageStore, NanoBananaGeneration])
+def test_a_description_is_one_line(block: type[Block]) -> None:
+    """Rule: the UI shows a description on a card, as one sentence or two."""
+    description = block.get_description()
+    assert description
+    assert "\n" not in description
+    assert description.endswith(".")
 
 
 # --- destinations
@@ -256,6 +330,23 @@ class TestLoadStore:
     async def test_anything_else_is_a_place(self, destination: str) -> None:
         """Rule: what is no saved block's name is taken as a path or URL, as it stands."""
         assert (await load_store(destination)).url == destination
+
+    async def test_an_error_about_a_block_names_it(self, prefect_api: str, tmp_path: Path) -> None:
+        """Rule: who gave a block's name is told of that name, whatever is wrong with its place."""
+        name = unused_name()
+        await ImageStore(url="gdrive://folder").asave(name)
+        with pytest.raises(errors.DestinationError, match=f"the ImageStore '{name}'"):
+            async with await (await load_store(name)).open():
+                pass
+        saved = httpx.get(
+            f"{prefect_api}/block_types/slug/image-store/block_documents/name/{name}"
+        ).json()
+        httpx.patch(
+            f"{prefect_api}/block_documents/{saved['id']}",
+            json={"data": {"url": "https://example.com/x"}, "merge_existing_data": True},
+        ).raise_for_status()
+        with pytest.raises(errors.DestinationError, match=f"'{name}' is invalid: .*read only"):
+            await load_store(name)
 
     @pytest.mark.parametrize("destination", ["", " ", "\n", None, 7])
     async def test_blank(self, destination: str) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 from pydantic.config import JsonDict
 
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
-from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.api.requests import GenerationRequest, check_callback_url
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -124,8 +124,11 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         ```
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     _block_type_name = "NanoBanana Generation"
     _block_type_slug = "nanobanana-generation"
+    _description = "A request for images. Every trigger submits it once, which costs credits."
     _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
     _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
 
@@ -142,6 +145,7 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         default=SecretStr(""),
         title="Callback URL",
         description="Where the service is to post the outcome, such as a callback receiver.",
+        json_schema_extra={"pattern": r"^$|^\s*https?://\S+\s*$"},
     )
     timeout: float = Field(
         default=900.0,
@@ -155,6 +159,13 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         title="Poll Policy",
         description="When to ask whether the generation task has ended.",
     )
+
+    @field_validator("callback_url")
+    @classmethod
+    def _check_callback_url(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value().strip():
+            check_callback_url(value.get_secret_value())
+        return value
 
     async def atrigger(self) -> NanoBananaTask:
         """Submit the request once and return its generation task, not waited for.

@@ -14,17 +14,18 @@ from prefect.blocks.fields import SecretDict
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator
 
 from nanobanana_blocks.errors import DestinationError, InvalidInput
 from nanobanana_blocks.orchestration.blocks.credentials import (
     BLOCK_NAME,
     DOCUMENTATION_URL,
     LOGO_URL,
+    what_is_invalid,
 )
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
-from nanobanana_blocks.storage.locations import redact
+from nanobanana_blocks.storage.locations import Location, redact
 
 
 class ImageStore(Block):
@@ -42,20 +43,25 @@ class ImageStore(Block):
 
         store = ImageStore.load("BLOCK_NAME")
 
-        async def names() -> list[str]:
+        async def print_names():
             async with await store.open() as destination:
-                return sorted(await destination.list())
+                print(sorted(await destination.list()))
         ```
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     _block_type_name = "NanoBanana Image Store"
     _block_type_slug = "image-store"
+    _description = "A place for images: any fsspec URL, with what it needs to be reached."
     _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect's own blocks give text here too
     _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]  # likewise
 
     url: str = Field(
         title="URL",
-        description="Any fsspec URL or local folder, such as s3://bucket/folder.",
+        description="Any fsspec URL or local folder, such as s3://bucket/folder; {date} in it "
+        "stands for the day of a batch.",
+        json_schema_extra={"pattern": r"\S"},
     )
     storage_options: SecretDict = Field(
         default_factory=lambda: SecretDict({}),
@@ -68,6 +74,15 @@ class ImageStore(Block):
         description="Write each generation task's prompt into its receipt.",
     )
 
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        try:
+            Location.parse(value)
+        except DestinationError as invalid:
+            raise ValueError(invalid.message) from None
+        return value
+
     @property
     def location(self) -> StorageLocation:
         """The place without Prefect: its URL and options."""
@@ -77,9 +92,12 @@ class ImageStore(Block):
         """Reach the place, to be used as an async context manager.
 
         Raises:
-            DestinationError: The URL is invalid, or its fsspec backend is not installed.
+            DestinationError: Its fsspec backend is not installed, or refuses the options.
         """
-        return await self.location.open()
+        try:
+            return await self.location.open()
+        except DestinationError as error:
+            raise _naming_block(error, self._block_document_name) from None
 
     def for_date(self, day: date) -> ImageStore:
         """The place of a day, where the URL holds ``{date}``."""
@@ -91,10 +109,12 @@ async def load_store(destination: str) -> ImageStore:
 
     Raises:
         InvalidInput: It is blank, or nearly the name of a saved block.
-        DestinationError: It is a path into a worker's temporary folder.
+        DestinationError: It is invalid, or a path into a worker's temporary folder; where that
+            is the URL of a saved block, the message names the block.
     """
     if not isinstance(destination, str) or not destination.strip():
         raise InvalidInput("destination is blank: give a path, an fsspec URL or a block's name")
+    Location.parse(destination)
     store = ImageStore(url=destination)
     if BLOCK_NAME.fullmatch(destination):
         try:
@@ -103,8 +123,21 @@ async def load_store(destination: str) -> ImageStore:
             if "Unable to find block document" not in str(missing):
                 raise
             await _refuse_misspelt_name(destination)
-    _refuse_temporary_folder(store.url)
+        except RuntimeError as invalid:  # Prefect's, for a block that does not pass its validation
+            raise DestinationError(
+                f"the ImageStore {destination!r} is invalid: {what_is_invalid(invalid)}. "
+                "Edit it in Prefect's UI."
+            ) from None
+    try:
+        _refuse_temporary_folder(store.url)
+    except DestinationError as error:
+        raise _naming_block(error, store._block_document_name) from None
     return store
+
+
+def _naming_block(error: DestinationError, name: str | None) -> DestinationError:
+    """The error with the name of the block that it is about, if it is about a saved one."""
+    return DestinationError(f"the ImageStore {name!r}: {error.message}") if name else error
 
 
 async def _refuse_misspelt_name(name: str) -> None:
