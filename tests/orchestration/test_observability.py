@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -209,4 +210,30 @@ async def test_the_first_columns_say_what_matters(sandbox: Sandbox, tmp_path: Pa
         assert f"{good}." in str(landed["what happened"])
         failed, landed = outcome_rows(batch_report(landing))
         assert list(failed)[:3] == ["status", "row", "what happened"]
-        assert (landed["row"], landed["task"]) == ("1 n1", good)
+        assert str(landed["row"]) in ("1 n1", "2 n2")
+        assert (landed["task"], failed["error"]) == (good, "GenerationFailed")
+
+
+async def test_a_short_run_has_one_progress_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a run that ends while the artifact is being made does not make a second one."""
+    made: list[float] = []
+    updated: list[float] = []
+    going = asyncio.Event()
+
+    async def create(percent: float, **_: Any) -> Any:
+        going.set()
+        made.append(percent)
+        await asyncio.sleep(0.05)
+        return uuid4()
+
+    async def update(_artifact: Any, percent: float, **_: Any) -> None:
+        updated.append(percent)
+
+    monkeypatch.setattr(progress, "acreate_progress_artifact", create)
+    monkeypatch.setattr(progress, "aupdate_progress_artifact", update)
+    settled = 0
+    with disable_run_logger():
+        async with progress.showing_progress(1, lambda: settled):
+            await going.wait()
+            settled = 1
+    assert (made, updated) == ([0.0], [100.0])

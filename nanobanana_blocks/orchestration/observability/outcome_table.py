@@ -62,6 +62,7 @@ def _row(outcome: LandingOutcome) -> dict[str, Cell]:
     row["what happened"] = _what_happened(outcome)
     row["task"] = outcome.task_id
     return row | {
+        "error": outcome.error.class_name if outcome.error else "",
         "kB": round(sum(image.size for image in outcome.images) / 1000),
         "waited (s)": round(outcome.waited_seconds, 1),
         "polls": outcome.polls,
@@ -74,8 +75,7 @@ def _what_happened(outcome: LandingOutcome) -> str:
         for image in outcome.images
     )
     if outcome.error:
-        reason = f"{outcome.error.class_name}: {outcome.error.message}"
-        return f"{reason} Landed: {images}" if images else reason
+        return f"{outcome.error.message} Landed: {images}" if images else outcome.error.message
     if outcome.missing_images:
         return f"{images}; {outcome.missing_images} fewer than asked for"
     return images

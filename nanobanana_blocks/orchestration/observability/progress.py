@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+import anyio
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.logging import get_run_logger
 
@@ -36,11 +37,12 @@ async def showing_progress(
     """
     progress = _Progress(total, settled, what, waits)
     log = get_run_logger()
-    try:
-        async with background_task(restarting(progress.follow, log=log), log=log):
+    async with background_task(restarting(progress.follow, log=log), log=log):
+        try:
             yield
-    finally:
-        await progress.show(LAST_PROGRESS_SECONDS)
+        finally:
+            with anyio.move_on_after(LAST_PROGRESS_SECONDS):
+                await progress.show(LAST_PROGRESS_SECONDS)
 
 
 class _Progress:
@@ -58,6 +60,7 @@ class _Progress:
         self._artifact: UUID | None = None
         self._shown = (-1, "")
         self._failed = False
+        self._writing = asyncio.Lock()
 
     async def follow(self) -> None:
         while True:
@@ -66,13 +69,14 @@ class _Progress:
 
     async def show(self, seconds: float) -> None:
         """Show how many have settled; only the first of several failures is a warning."""
-        done, waits = self._settled(), self._waits()
-        if (done, waits) == self._shown:
-            return
-        failed, self._failed = self._failed, True
-        with optional("the progress artifact", seconds, quiet=failed):
-            await self._write(math.floor(1000 * done / self._total) / 10, waits)
-            self._shown, self._failed = (done, waits), False
+        async with self._writing:  # what is cut off while it makes the artifact would be made twice
+            done, waits = self._settled(), self._waits()
+            if (done, waits) == self._shown:
+                return
+            failed, self._failed = self._failed, True
+            with optional("the progress artifact", seconds, quiet=failed):
+                await self._write(math.floor(1000 * done / self._total) / 10, waits)
+                self._shown, self._failed = (done, waits), False
 
     async def _write(self, percent: float, waits: str) -> None:
         description = f"{self._what} settled, of {self._total:,}.{f' {waits}.' if waits else ''}"
