@@ -15,6 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.landing.lander import Lander
 from nanobanana_blocks.landing.report import LandingReport
+from nanobanana_blocks.orchestration.observability.assets import record_assets
 from nanobanana_blocks.orchestration.observability.contact_sheet import (
     draw_contact_sheet,
     thumbnails_of,
@@ -34,6 +35,7 @@ SUMMARY_KEY = "nanobanana-batch"
 async def publish_report(report: LandingReport, landing: Lander) -> None:
     """Write the table of all outcomes and, if images are in storage, the contact sheet."""
     if await _publish_table(report):
+        await record_assets(report)
         await _publish_contact_sheet(report, landing, names={})
 
 
@@ -44,6 +46,7 @@ async def publish_batch_report(report: BatchReport, landing: Lander) -> None:
             summary_of(report), key=SUMMARY_KEY, description=f"{report.describe()}."
         )
     if not summary.prefect_is_down and await _publish_table(report):
+        await record_assets(report)
         names = {o.task_id: o.name or o.task_id for o in report.outcomes}
         await _publish_contact_sheet(report, landing, names)
 
