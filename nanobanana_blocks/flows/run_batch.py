@@ -14,6 +14,7 @@ from pydantic import Field
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
+from nanobanana_blocks.batches.opening import require_credits
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.orchestration.observability.artifacts import publish_batch_report
@@ -22,7 +23,6 @@ from nanobanana_blocks.orchestration.runs.batch_runs import (
     Shard,
     opening_batch,
     process_here,
-    require_credits,
 )
 from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
 from nanobanana_blocks.orchestration.runs.shards import run_shards, working_on_shard
@@ -108,7 +108,7 @@ async def run_batch(
     )
     async with opening_batch(job) as batch:
         if check_credits:
-            await require_credits(batch)
+            await require_credits(batch, get_run_logger())
         if shards > 1:
             report = await run_shards(batch, job, shards, shard_deployment)
         else:

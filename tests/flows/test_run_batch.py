@@ -40,6 +40,7 @@ from flows.run_batch import run_batch, run_shard
 from flows.sweep import sweep
 from nanobanana_blocks import ImageStore, PollPolicy, errors
 from nanobanana_blocks.api.details import TaskStatus
+from nanobanana_blocks.batches import opening
 from nanobanana_blocks.batches.ledger import (
     AttemptState,
     Failure,
@@ -57,7 +58,7 @@ from nanobanana_blocks.orchestration.account_budget import budget_name
 from nanobanana_blocks.orchestration.callback_events import event_of
 from nanobanana_blocks.orchestration.observability import artifacts, progress
 from nanobanana_blocks.orchestration.observability.wakeups import reveal_from_kept_events
-from nanobanana_blocks.orchestration.runs import batch_runs, child_runs
+from nanobanana_blocks.orchestration.runs import child_runs
 from nanobanana_blocks.orchestration.runs import shards as sharding
 from nanobanana_blocks.orchestration.runs.batch_runs import Shard
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
@@ -80,7 +81,7 @@ def quick(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images, soon generated; and no patience with what would otherwise be waited for."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.05), image_bytes=5000)
     monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
-    monkeypatch.setattr(batch_runs, "PATIENCE", Patience(unowned=0, living=0, poll=0.05))
+    monkeypatch.setattr(opening, "PATIENCE", Patience(unowned=0, living=0, poll=0.05))
 
 
 class Lines(logging.Handler):
@@ -470,7 +471,7 @@ async def test_credits_that_nobody_tells_stop_nothing(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Lines, kind: Any
 ) -> None:
     """A batch begins where the question for the credits has no answer, and the log says so."""
-    monkeypatch.setattr(batch_runs, "UNREACHABLE_SECONDS", 0.2)
+    monkeypatch.setattr(opening, "UNREACHABLE_SECONDS", 0.2)
     sandbox.add_fault(Fault(kind=kind, on="credit"))
     report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
     assert statuses(report) == ["landed"] * 2

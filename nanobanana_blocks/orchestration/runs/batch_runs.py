@@ -8,33 +8,19 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import anyio
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
-from nanobanana_blocks.batches.claims import open_claims
-from nanobanana_blocks.batches.leases import open_leases
-from nanobanana_blocks.batches.ledger import Ledger, open_ledger
-from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults
+from nanobanana_blocks.batches.opening import open_batch, read_manifest_near, summarise_ledger
 from nanobanana_blocks.batches.reporting import keeping_report
-from nanobanana_blocks.batches.submitter import FORBIDDEN, PATIENCE, Submitter
-from nanobanana_blocks.batches.waits import Waits
-from nanobanana_blocks.errors import (
-    APIError,
-    InvalidInput,
-    NanoBananaError,
-    NetworkError,
-    OutOfCredits,
-    Unauthorized,
-)
-from nanobanana_blocks.landing.lander import open_lander
+from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -58,10 +44,6 @@ from nanobanana_blocks.signals import cancelled_by_sigterm
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.storage.locations import Location
-
-UNREACHABLE_SECONDS = 30.0
-"""For how long the account's credits are asked for where nothing answers at the API's address."""
-
 
 class BatchJob(BaseModel):
     """What a batch is told; `run_batch` describes each of these."""
@@ -118,62 +100,30 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     callback_url = _callback_url(job, block)
     store = await dated_store(job)
     manifest_url = dates.for_date(job.manifest, job.date)
-    manifest = await read_manifest(
-        manifest_url,
-        defaults=job.defaults,
-        storage_options=_options_for(manifest_url, store),
-    )
+    manifest = await read_manifest_near(manifest_url, store.location, job.defaults)
     rows = shard.rows_of(manifest) if shard else manifest.rows
     async with (
         cancelled_by_sigterm(),
         block.get_client() as client,
-        await store.open() as place,
-        open_leases(store.location) as leases,
-        open_ledger(store.location, owner=leases.owner) as ledger,
-        open_claims(store.location, leases, exclusive=ledger.is_exclusive) as claims,
         posting_outcomes() as events,
-        open_lander(
-            (),
+        open_batch(
             client,
-            place,
-            timeout=job.timeout,
-            poll=job.poll,
-            keep_prompts=store.keep_prompts,
-            expecting=len(rows),
-        ) as landing,
-    ):
-        await ledger.load(row.key for row in rows)
-        submitter = Submitter(
-            client,
-            ledger,
-            timeout=job.timeout,
-            retry=job.retry,
-            callback_url=callback_url,
-            leases=leases,
-            patience=PATIENCE,
-            waits=Waits(get_run_logger()),
-        )
-        batch = Batch(
+            store.location,
             Location.parse(manifest_url).redacted,
             manifest.digest,
             rows,
-            submitter,
-            landing,
+            timeout=job.timeout,
             in_flight=job.in_flight,
+            poll=job.poll,
+            retry=job.retry,
+            callback_url=callback_url,
+            keep_prompts=store.keep_prompts,
+            is_part=shard is not None,
             on_outcome=OutcomeReporter(len(rows), events),
-            claims=claims,
-        )
-        await batch.refuse_taken_names()
-        _tell_of(batch, ledger, whole=shard is None)
+            log=get_run_logger(),
+        ) as batch,
+    ):
         yield batch
-
-
-async def summarise_ledger(batch: Batch) -> None:
-    """Have the next run read one file instead of many; that it cannot be written is logged."""
-    try:
-        await batch.submitter.ledger.summarise()
-    except NanoBananaError as error:
-        get_run_logger().warning("Could not write the ledger's summary; continuing: %s", error)
 
 
 @asynccontextmanager
@@ -186,7 +136,7 @@ async def _keeping_record(
             yield
     finally:
         if report is None:
-            await summarise_ledger(batch)
+            await summarise_ledger(batch, get_run_logger())
 
 
 async def process_here(
@@ -214,51 +164,6 @@ async def process_here(
     ):
         await _reveal_earlier(batch)
         await _process_in_task_runs(batch)
-
-
-async def require_credits(batch: Batch) -> None:
-    """Make sure that the account has about what the rows to submit will cost, where it can be told.
-
-    Raises:
-        OutOfCredits: It has not.
-        Unauthorized: The key is refused.
-    """
-    needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
-    if not needed:
-        return
-    try:
-        batch.credits_before = await _ask_credits(batch.submitter.client)
-    except Unauthorized as error:
-        if FORBIDDEN not in (error.http_status, error.code):
-            raise
-        _warn_of_unknown_credits(error)
-        return
-    except APIError as error:
-        _warn_of_unknown_credits(error)
-        return
-    if batch.credits_before < needed:
-        raise OutOfCredits(
-            f"the account has {batch.credits_before:,} credits; {len(batch.rows_to_submit):,} rows "
-            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
-            "false to submit as many as the credits last for."
-        )
-
-
-def _warn_of_unknown_credits(error: APIError) -> None:
-    get_run_logger().warning(
-        "Could not ask for the account's credits; continuing without knowing them: %s", error
-    )
-
-
-async def _ask_credits(client: NanoBananaClient) -> int:
-    """Ask for the account's credits, again for a while where no answer comes."""
-    with anyio.move_on_after(UNREACHABLE_SECONDS):
-        while True:
-            try:
-                return await client.get_credits()
-            except NetworkError:
-                await anyio.sleep(PATIENCE.poll)
-    return await client.get_credits()
 
 
 async def _process_in_task_runs(batch: Batch) -> None:
@@ -313,12 +218,6 @@ async def dated_store(job: BatchJob) -> ImageStore:
     return (await load_store(job.destination)).for_date(job.date)
 
 
-def _options_for(manifest_url: str, store: ImageStore) -> dict[str, Any] | None:
-    """The store's options, where the manifest is on the same kind of storage."""
-    same = Location.parse(manifest_url).protocol == Location.parse(store.url).protocol
-    return store.storage_options.get_secret_value() if same else None
-
-
 def _callback_url(job: BatchJob, block: NanoBananaCredentials) -> Callable[[str], str] | None:
     if not job.receiver_url:
         return None
@@ -341,29 +240,3 @@ async def _reveal_earlier(batch: Batch) -> None:
     found = await find_kept_callbacks([entry.job_key for entry in unanswered], since)
     for job_key, task_id in found.items():
         batch.submitter.reveal(job_key, task_id)
-
-
-def _tell_of(batch: Batch, ledger: Ledger, *, whole: bool) -> None:
-    """Log what is about to be done, and what has changed since earlier runs."""
-    logger = get_run_logger()
-    logger.info(
-        "%s rows in %s, %s of them to be submitted",
-        f"{len(batch.rows):,}",
-        batch.landing.destination.path,
-        f"{len(batch.rows_to_submit):,}",
-    )
-    if not ledger.is_exclusive:
-        logger.warning("On this storage, run one batch at a time: two could pay for the same row")
-    if whole and ledger.rows_not_in_manifest:
-        logger.info(
-            "%s rows of earlier runs are not in this manifest, and left as they are",
-            f"{ledger.rows_not_in_manifest:,}",
-        )
-    changed = [row.number for row in batch.rows if batch.is_changed(row)]
-    if changed:
-        logger.warning(
-            "%s rows have changed since they were submitted, and are left as they are unless retry "
-            "holds 'changed': %s",
-            f"{len(changed):,}",
-            ", ".join(map(str, changed[:20])),
-        )

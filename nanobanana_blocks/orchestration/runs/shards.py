@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.leases import Leases, Liveness, open_leases
+from nanobanana_blocks.batches.opening import summarise_ledger
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.batches.reporting import REPORT_SECONDS, report_pause, write_report
 from nanobanana_blocks.errors import NanoBananaError
@@ -30,7 +31,6 @@ from nanobanana_blocks.orchestration.runs.batch_runs import (
     BatchJob,
     Shard,
     dated_store,
-    summarise_ledger,
 )
 from nanobanana_blocks.storage.destination import Destination
 
@@ -94,7 +94,7 @@ class ShardedBatch:
         with suppress(NanoBananaError):
             await self._batch.catch_up()
         report = await self.publish(finished=True)
-        await summarise_ledger(self._batch)
+        await summarise_ledger(self._batch, get_run_logger())
         return report
 
     async def forget(self) -> None:

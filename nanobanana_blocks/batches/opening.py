@@ -1,0 +1,214 @@
+"""Opens a batch: its manifest checked, its ledger read, its images' place tried; knows no Prefect.
+
+Nothing is submitted or landed here; whoever opens a batch has its rows processed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.attempts import Failure
+from nanobanana_blocks.batches.batch import Batch
+from nanobanana_blocks.batches.claims import open_claims
+from nanobanana_blocks.batches.leases import open_leases
+from nanobanana_blocks.batches.ledger import Ledger, open_ledger
+from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.report import RowOutcome
+from nanobanana_blocks.batches.submitter import (
+    FORBIDDEN,
+    PATIENCE,
+    CallbackURL,
+    Submitter,
+)
+from nanobanana_blocks.batches.waits import Log, Waits
+from nanobanana_blocks.errors import (
+    APIError,
+    NanoBananaError,
+    NetworkError,
+    OutOfCredits,
+    Unauthorized,
+)
+from nanobanana_blocks.landing.lander import open_lander
+from nanobanana_blocks.storage.destination import StorageLocation
+from nanobanana_blocks.storage.locations import Location
+
+UNREACHABLE_SECONDS = 30.0
+"""For how long the account's credits are asked for where nothing answers at the API's address."""
+
+MAX_LOGGED_ROWS = 20
+
+
+async def read_manifest_near(url: str, images: StorageLocation, defaults: RowDefaults) -> Manifest:
+    """Return the manifest at `url`, read with the images' options if it is on the same storage.
+
+    Raises:
+        InvalidManifest: It is invalid; every problem is named.
+        DestinationError: There is no such file, or access is refused.
+        StorageError: The storage is out of reach, or failed.
+    """
+    same = Location.parse(url).protocol == Location.parse(images.url).protocol
+    options = images.options if same else None
+    return await read_manifest(url, defaults=defaults, storage_options=options)
+
+
+@asynccontextmanager
+async def open_batch(
+    client: NanoBananaClient,
+    images: StorageLocation,
+    source: str,
+    digest: str,
+    rows: Sequence[Row],
+    *,
+    timeout: float,
+    in_flight: int,
+    poll: PollPolicy | None = None,
+    retry: Collection[Failure] = (),
+    callback_url: CallbackURL | None = None,
+    keep_prompts: bool = False,
+    is_part: bool = False,
+    on_outcome: Callable[[RowOutcome], None] | None = None,
+    log: Log,
+) -> AsyncIterator[Batch]:
+    """Check the place of a batch and what is known of its rows, and give it to be processed.
+
+    Args:
+        client: Asks the API; its caller closes it.
+        images: Where the images go; the ledger is beside them.
+        source: The manifest, as reports name it.
+        digest: SHA-256 of the manifest.
+        rows: The rows to do.
+        timeout: Seconds to wait for each generation task.
+        in_flight: Rows under way at a time.
+        poll: When to ask the API.
+        retry: Kinds of failures whose rows are submitted again, which may cost again.
+        callback_url: Makes callback addresses; None where callbacks are not received.
+        keep_prompts: Whether receipts hold the prompts.
+        is_part: Whether other runs do other rows of the same manifest.
+        on_outcome: Told what became of each row, as soon as it is known.
+        log: Gets what is about to be done, and what has changed since earlier runs.
+
+    Raises:
+        NanoBananaError: The place cannot be used, or names are taken there; nothing was begun.
+    """
+    async with (
+        await images.open() as place,
+        open_leases(images) as leases,
+        open_ledger(images, owner=leases.owner) as ledger,
+        open_claims(images, leases, exclusive=ledger.is_exclusive) as claims,
+        open_lander(
+            (),
+            client,
+            place,
+            timeout=timeout,
+            poll=poll,
+            keep_prompts=keep_prompts,
+            expecting=len(rows),
+        ) as landing,
+    ):
+        await ledger.load(row.key for row in rows)
+        submitter = Submitter(
+            client,
+            ledger,
+            timeout=timeout,
+            retry=retry,
+            callback_url=callback_url,
+            leases=leases,
+            patience=PATIENCE,
+            waits=Waits(log),
+        )
+        batch = Batch(
+            source,
+            digest,
+            rows,
+            submitter,
+            landing,
+            in_flight=in_flight,
+            on_outcome=on_outcome,
+            claims=claims,
+        )
+        await batch.refuse_taken_names()
+        _log_plan(batch, ledger, log, is_part=is_part)
+        yield batch
+
+
+def _log_plan(batch: Batch, ledger: Ledger, log: Log, *, is_part: bool) -> None:
+    """Log what is about to be done, and what has changed since earlier runs."""
+    log.info(
+        "%s rows in %s, %s of them to be submitted",
+        f"{len(batch.rows):,}",
+        batch.landing.destination.path,
+        f"{len(batch.rows_to_submit):,}",
+    )
+    if not ledger.is_exclusive:
+        log.warning("On this storage, run one batch at a time: two could pay for the same row")
+    if not is_part and ledger.rows_not_in_manifest:
+        log.info(
+            "%s rows of earlier runs are not in this manifest, and left as they are",
+            f"{ledger.rows_not_in_manifest:,}",
+        )
+    changed = [row.number for row in batch.rows if batch.is_changed(row)]
+    if changed:
+        log.warning(
+            "%s rows have changed since they were submitted, and are left as they are unless retry "
+            "holds 'changed': %s",
+            f"{len(changed):,}",
+            ", ".join(map(str, changed[:MAX_LOGGED_ROWS])),
+        )
+
+
+async def summarise_ledger(batch: Batch, log: Log) -> None:
+    """Have the next run read one file instead of many; that it cannot be written is logged."""
+    try:
+        await batch.submitter.ledger.summarise()
+    except NanoBananaError as error:
+        log.warning("Could not write the ledger's summary; continuing: %s", error)
+
+
+async def require_credits(batch: Batch, log: Log) -> None:
+    """Make sure that the account has about what the rows to submit will cost, where it can be told.
+
+    Raises:
+        OutOfCredits: It has not.
+        Unauthorized: The key is refused.
+    """
+    needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
+    if not needed:
+        return
+    try:
+        batch.credits_before = await _ask_credits(batch.submitter.client)
+    except Unauthorized as error:
+        if FORBIDDEN not in (error.http_status, error.code):
+            raise
+        _warn_of_unknown_credits(error, log)
+        return
+    except APIError as error:
+        _warn_of_unknown_credits(error, log)
+        return
+    if batch.credits_before < needed:
+        raise OutOfCredits(
+            f"the account has {batch.credits_before:,} credits; {len(batch.rows_to_submit):,} rows "
+            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
+            "false to submit as many as the credits last for."
+        )
+
+
+def _warn_of_unknown_credits(error: APIError, log: Log) -> None:
+    log.warning(
+        "Could not ask for the account's credits; continuing without knowing them: %s", error
+    )
+
+
+async def _ask_credits(client: NanoBananaClient) -> int:
+    """Ask for the account's credits, again for a while where no answer comes."""
+    with anyio.move_on_after(UNREACHABLE_SECONDS):
+        while True:
+            try:
+                return await client.get_credits()
+            except NetworkError:
+                await anyio.sleep(PATIENCE.poll)
+    return await client.get_credits()
