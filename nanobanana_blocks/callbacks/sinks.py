@@ -25,6 +25,8 @@ DELIVERY_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 CONSUMED_AT_ONCE = 8
+MAX_LOGGED = 10
+"""Callbacks taken at once that get a line each in the log."""
 
 Consumer = Callable[[ReceivedCallback], Awaitable[None]]
 """Called with each callback at least once; when it raises, it is called again later.
@@ -154,6 +156,7 @@ class Forwarder:
                 delivery = await self._sink.deliver(batch)
                 if delivery.taken:
                     await self._spool.forwarded(name, delivery.taken)
+                    _log_taken(name, batch, delivery.taken)
                 self._offered = batch[-1].number
                 failure = delivery.failure or failure
         except Exception as trouble:
@@ -189,6 +192,21 @@ class Forwarder:
         elif self._in_trouble and not failure:
             logger.info("Callbacks are forwarded to %s again.", self._sink.name)
         self._in_trouble = failure is not None
+
+
+def _log_taken(name: str, batch: Sequence[Spooled], taken: Sequence[int]) -> None:
+    """Say which callbacks came and who took them; of a burst, only how many."""
+    if len(taken) > MAX_LOGGED:
+        logger.info("%d callbacks were taken by %s.", len(taken), name)
+        return
+    for number, callback in batch:
+        if number in taken:
+            logger.info(
+                "The callback of task %s (%s) was taken by %s.",
+                callback.task_id,
+                callback.status.name,
+                name,
+            )
 
 
 def describe_failure(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -31,6 +32,9 @@ from nanobanana_blocks.orchestration.observability.events import (
 )
 from nanobanana_blocks.recovery.pending import PendingTasks, open_pending
 from nanobanana_blocks.storage.dates import DATE
+from nanobanana_blocks.storage.locations import redact
+
+logger = logging.getLogger(__name__)
 
 
 class Announcer:
@@ -53,6 +57,7 @@ class Announcer:
 
     async def __call__(self, callback: ReceivedCallback) -> None:
         if callback.job_key and callback.job_key.startswith(BATCH_JOB_PREFIX):
+            logger.info("Task %s is a batch's, whose ledger knows it.", callback.task_id)
             return
         async with self._opening:
             if self._pending is None:
@@ -60,6 +65,7 @@ class Announcer:
                 _require_one_place(store.url)
                 self._pending = await self._place.enter_async_context(open_pending(store.location))
         await self._pending.announce(callback.task_id)
+        logger.info("Task %s is announced in %s.", callback.task_id, redact(self._destination))
 
 
 def _require_one_place(destination: str) -> None:

@@ -27,7 +27,7 @@ NEVER = TaskPlan(seconds=None)
 
 FORKS_COMMANDS = """
 import json, os, signal, sys, traceback
-import nanobanana_blocks.cli
+import nanobanana_blocks.cli, nanobanana_blocks.cli.app
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 for line in sys.stdin:
@@ -216,7 +216,7 @@ def test_status_as_json(nanobanana: Command, sandbox: Sandbox) -> None:
     result = nanobanana("status", task_id, "--json")
     assert result.code == 0
     [found] = result.json
-    assert (found["task_id"], found["status"]) == (task_id, 1)
+    assert (found["task_id"], found["status"]) == (task_id, "SUCCESS")
     assert SIGNATURE_MARK in found["result_urls"][0]
 
 

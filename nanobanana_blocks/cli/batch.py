@@ -1,0 +1,154 @@
+"""The command that does a batch without a Prefect run; its ledger is that of the flow."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from nanobanana_blocks.api.schedule import PollPolicy
+
+from nanobanana_blocks.batches.ledger import Failure
+from nanobanana_blocks.batches.manifest import RowDefaults
+from nanobanana_blocks.batches.opening import (
+    open_batch,
+    read_manifest_near,
+    require_credits,
+    summarise_ledger,
+)
+from nanobanana_blocks.batches.report import BatchReport, report_name
+from nanobanana_blocks.batches.reporting import keeping_report
+from nanobanana_blocks.cli.options import (
+    AsJson,
+    CredentialsName,
+    StorageOptions,
+    Timeout,
+    To,
+    find_place,
+    make_client,
+)
+from nanobanana_blocks.cli.output import (
+    Exit,
+    ending_well,
+    log,
+    print_json,
+    print_message,
+    show_log,
+)
+from nanobanana_blocks.cli.progress import Progress
+from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.storage import dates
+from nanobanana_blocks.storage.locations import Location
+
+
+def batch(
+    manifest: Annotated[str, typer.Argument(help="Path or fsspec URL of a JSONL or CSV file.")],
+    to: To,
+    defaults: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--default",
+            metavar="FIELD=VALUE",
+            help="What rows ask for where they do not say so, such as numImages=2; repeatable.",
+        ),
+    ] = None,
+    retry: Annotated[
+        list[Failure] | None,
+        typer.Option(help="Kind of failure to submit again, which may cost again; repeatable."),
+    ] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Rows under way at a time.")] = 200,
+    timeout: Timeout = 900.0,
+    requests_per_second: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Request budget of all waits together.")
+    ] = 20.0,
+    check_credits: Annotated[
+        bool, typer.Option(help="Begin only if the account has about the credits that it takes.")
+    ] = True,
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="What {date} stands for; by default today (UTC)."),
+    ] = None,
+    storage_option: StorageOptions = None,
+    credentials: CredentialsName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit the rows of a manifest, each once, and land their images, without a Prefect run.
+
+    What was submitted is noted beside the images, so running again, here or as the deployment
+    run-batch, does only what is missing.
+    """
+    show_log()
+    poll = PollPolicy(requests_per_second=requests_per_second)
+    day = (date or datetime.now(UTC)).date()
+
+    async def run() -> BatchReport:
+        place = await find_place(to, storage_option, day)
+        url = dates.for_date(manifest, day)
+        found = await read_manifest_near(url, place.location, _defaults(defaults or []))
+        progress = Progress("Batch", len(found.rows), estimates=True)
+        async with (
+            await make_client(credentials) as client,
+            open_batch(
+                client,
+                place.location,
+                Location.parse(url).redacted,
+                found.digest,
+                found.rows,
+                timeout=timeout,
+                in_flight=in_flight,
+                poll=poll,
+                retry=retry or (),
+                keep_prompts=place.keep_prompts,
+                on_outcome=progress.settle,
+                log=log,
+            ) as opened,
+        ):
+            if check_credits:
+                await require_credits(opened, log)
+            try:
+                with progress.shown():
+                    async with keeping_report(opened):
+                        await opened.process_each(opened.rows)
+            finally:
+                await summarise_ledger(opened, log)
+            return opened.report(finished=True)
+
+    with ending_well(as_json=as_json):
+        report = asyncio.run(run())
+        if as_json:
+            print_json(report.model_dump(mode="json"))
+        else:
+            typer.echo(f"{report.describe()}, in {report.destination}")
+        path = Location.child(report.destination, report_name(report.manifest))
+        print_message(f"What became of each row: {path}")
+        if not report.complete:
+            raise typer.Exit(Exit.NOT_ALL)
+
+
+def _defaults(texts: list[str]) -> RowDefaults:
+    """The defaults that ``field=value`` texts give.
+
+    Raises:
+        InvalidInput: One is no field, or its value is none of its.
+    """
+    given: dict[str, Any] = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--default {field[:40]!r}: write FIELD=VALUE")
+        given[field.strip()] = value
+    for field, value in given.items():
+        if field in ("numImages", "num_images") and value.strip().isdigit():
+            given[field] = int(value)
+        elif field in ("googleSearch", "google_search"):
+            given[field] = {"true": True, "false": False}.get(value.strip().lower(), value)
+        elif field in ("imageUrls", "image_urls"):
+            given[field] = value.split()
+    try:
+        return RowDefaults.model_validate(given)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidInput(f"--default {detail['loc'][0]}: {detail['msg']}") from None

@@ -1,0 +1,220 @@
+"""The command that makes images of one prompt: submitted once, waited for, landed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.batches.batch import Batch
+from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
+from nanobanana_blocks.batches.manifest import InvalidManifest, Row, parse_manifest
+from nanobanana_blocks.batches.manifest.fields import NAMES
+from nanobanana_blocks.batches.opening import open_batch
+from nanobanana_blocks.batches.report import RowOutcome
+from nanobanana_blocks.batches.submitter import UNANSWERED
+from nanobanana_blocks.cli.options import (
+    AsJson,
+    CredentialsName,
+    Place,
+    StorageOptions,
+    Timeout,
+    To,
+    find_place,
+    make_client,
+)
+from nanobanana_blocks.cli.output import (
+    Exit,
+    ending_well,
+    print_error,
+    print_json,
+    print_message,
+    show_log,
+)
+from nanobanana_blocks.cli.progress import Progress
+from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.landing.report import LandingStatus
+
+_SOURCE = "generate.jsonl"
+
+_log = logging.getLogger(f"{__name__}.plan")
+_log.setLevel(logging.WARNING)  # of one row there is no plan to tell
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the image shall show.")],
+    to: To,
+    endpoint: Annotated[Endpoint, typer.Option(help="Where it is submitted.")] = Endpoint.GENERATE,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image", metavar="URL", help="An image to work from, which the service can fetch."
+        ),
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help="How many images to make, 1 to 4; generate only.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Width to height, such as 16:9; generate only.")
+    ] = None,
+    watermark: Annotated[
+        str | None, typer.Option(help="Text to mark the image with; generate only.")
+    ] = None,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(help="Width to height; generate-pro and generate-2.")
+    ] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="1K, 2K or 4K; generate-pro and generate-2.")
+    ] = None,
+    google_search: Annotated[
+        bool | None, typer.Option(help="Have the service look things up; generate-2 only.")
+    ] = None,
+    output_format: Annotated[str | None, typer.Option(help="png or jpg; generate-2 only.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The file's name, without extension; else the task's id.")
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Submit, and pay, although the same was submitted to this place before."
+        ),
+    ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait and land; else print the generation task."),
+    ] = True,
+    timeout: Timeout = 900.0,
+    storage_option: StorageOptions = None,
+    credentials: CredentialsName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate images from a prompt, land them, and print their paths.
+
+    What was submitted is noted beside the images before it is sent. The same command, run again
+    after anything went wrong, goes on with that generation and does not pay twice.
+    """
+    fields = {
+        "prompt": prompt,
+        "endpoint": endpoint.value,
+        "image_urls": image or None,
+        "num_images": num_images,
+        "image_size": image_size,
+        "watermark": watermark,
+        "aspect_ratio": aspect_ratio,
+        "resolution": resolution,
+        "google_search": google_search,
+        "output_format": output_format,
+        "name": name,
+    }
+    show_log()
+
+    async def run() -> RowOutcome | SubmissionAttempt:
+        row, digest = _row_of(fields, again=again)
+        place = await find_place(to, storage_option)
+        client = await make_client(credentials)
+        progress = Progress("Generating" if wait else "Submitting", 1)
+        async with _opening(row, digest, place, client, timeout) as batch:
+            with progress.shown():
+                if wait or row.request is None:
+                    return await batch.process(row)
+                return await batch.submitter.submit(row, row.request)
+
+    with ending_well(as_json=as_json):
+        result = asyncio.run(run())
+        if isinstance(result, RowOutcome):
+            _print_outcome(result, as_json=as_json)
+        else:
+            _print_attempt(result, as_json=as_json)
+
+
+def _row_of(fields: dict[str, Any], *, again: bool) -> tuple[Row, str]:
+    """The row that the options make, recognised by its content, and the digest of them all.
+
+    Raises:
+        InvalidInput: Options are invalid; each is named.
+    """
+    for url in fields["image_urls"] or ():
+        if "://" not in url and Path(url).exists():
+            raise InvalidInput(
+                f"--image {url}: the service fetches images by itself. Put the file where it has a "
+                "URL, such as a presigned one, and give that."
+            )
+    line = json.dumps({field: value for field, value in fields.items() if value is not None})
+    try:
+        manifest = parse_manifest(line.encode("utf-8", "surrogatepass"), source=_SOURCE)
+    except InvalidManifest as error:
+        problems = [
+            f"{_option(problem.field)}: {problem.message}" if problem.field else problem.message
+            for problem in error.problems
+        ]
+        raise InvalidInput("; ".join(problems)) from None
+    (row,) = manifest.rows
+    key = f"{row.digest}-{secrets.token_hex(4)}" if again else row.digest
+    return replace(row, key=key), manifest.digest
+
+
+def _option(field: str) -> str:
+    name = NAMES.get(field, field)
+    special = {"prompt": "the prompt", "image_urls": "--image"}
+    return special.get(name, f"--{name.replace('_', '-')}")
+
+
+@asynccontextmanager
+async def _opening(
+    row: Row, digest: str, place: Place, client: NanoBananaClient, timeout: float
+) -> AsyncIterator[Batch]:
+    """Open the batch that has this row only."""
+    async with (
+        client,
+        open_batch(
+            client,
+            place.location,
+            _SOURCE,
+            digest,
+            [row],
+            timeout=timeout,
+            in_flight=1,
+            keep_prompts=place.keep_prompts,
+            is_part=True,
+            log=_log,
+        ) as batch,
+    ):
+        yield batch
+
+
+def _print_outcome(outcome: RowOutcome, *, as_json: bool) -> None:
+    if as_json:
+        print_json(outcome.model_dump(mode="json"))
+    else:
+        for image in outcome.images:
+            typer.echo(image.path)
+    if outcome.status is LandingStatus.ALREADY_LANDED:
+        print_message("It was generated before; --again generates, and pays, anew.")
+    if not outcome.in_storage:
+        print_error(outcome.error.message if outcome.error else outcome.describe())
+        timed_out = outcome.status is LandingStatus.TIMED_OUT
+        raise typer.Exit(Exit.STILL_GENERATING if timed_out else Exit.NOT_ALL)
+
+
+def _print_attempt(attempt: SubmissionAttempt, *, as_json: bool) -> None:
+    if attempt.state is AttemptState.SUBMITTED:
+        if as_json:
+            print_json({"task_id": attempt.task_id})
+        else:
+            typer.echo(attempt.task_id)
+        return
+    error = attempt.error or UNANSWERED
+    if as_json:
+        print_json({"error": error.model_dump()})
+    print_error(error.message)
+    raise typer.Exit(Exit.NOT_ALL)

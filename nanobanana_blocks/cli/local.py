@@ -1,0 +1,61 @@
+"""Commands that need nothing but this machine: the demonstration and the API sandbox."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanobanana_blocks.cli.output import ending_well
+from nanobanana_blocks.errors import InvalidInput
+
+
+def demo(
+    to: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("nanobanana-demo"),
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Show a batch from a file of prompts instead.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave Prefect's UI up until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show all of it on this machine: API sandbox, Prefect, images on disk.
+
+    Nothing of your own Prefect profile or database is touched, and no credits are spent.
+    """
+    with ending_well(), tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home:
+        _forget_own_prefect(home)
+        from nanobanana_blocks.cli.demo import run_demo
+
+        run_demo(to, Path(home), keep=keep, batch=batch)
+
+
+def _forget_own_prefect(home: str) -> None:
+    """Have Prefect, when it is imported, know nothing of the user's settings and profiles."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ |= {"PREFECT_HOME": home, "DO_NOT_TRACK": "1"}
+
+
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8378,
+    speed: Annotated[
+        float, typer.Option(help="How many times faster than the service it generates.")
+    ] = 1.0,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen where other machines can reach it.")
+    ] = False,
+) -> None:
+    """Serve a local stand-in for the API; no credits are spent."""
+    from nanobanana_blocks.sandbox import SandboxSettings, serve
+
+    with ending_well():
+        if not speed > 0:
+            raise InvalidInput(f"--speed must be more than 0, not {speed:g}")
+        serve(host, port, settings=SandboxSettings(speed=speed), allow_remote=allow_remote)

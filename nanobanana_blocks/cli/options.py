@@ -1,0 +1,193 @@
+"""Options that several commands have, and what their texts mean: keys, places, ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanobanana_blocks.api.client import (
+    KEY_VARIABLE,
+    NanoBananaClient,
+    key_and_base_url_from_environment,
+)
+from nanobanana_blocks.cli.output import is_prefects, prefect_out_of_reach
+from nanobanana_blocks.errors import DestinationError, InvalidInput, MissingCredentials
+from nanobanana_blocks.storage.destination import StorageLocation
+
+TaskIds = Annotated[
+    list[str],
+    typer.Argument(metavar="TASK_ID...", help="Generation tasks; - reads their ids from stdin."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON value, an error included, not lines.")
+]
+CredentialsName = Annotated[
+    str | None,
+    typer.Option(
+        "--credentials", help="Name of a saved NanoBananaCredentials block, not the environment."
+    ),
+]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="DEST",
+        help="Folder, fsspec URL or saved ImageStore block for the images; {date} is today (UTC).",
+    ),
+]
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="An option of the fsspec backend, such as client_kwargs.endpoint_url=…; repeatable.",
+    ),
+]
+Timeout = Annotated[
+    float, typer.Option(min=0.001, help="Seconds to wait for each generation task.")
+]
+
+_NO_BLOCK_NAME = re.compile(r"[^a-z0-9-]")
+_SIGNS_OF_PREFECT = ("prefect.db", "profiles.toml")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images go, and whether receipts hold the prompts there."""
+
+    location: StorageLocation
+    keep_prompts: bool = False
+
+
+async def find_place(
+    to: str, storage_options: Sequence[str] | None = None, day: date | None = None
+) -> Place:
+    """Return the place that a path, a URL or a block's name stands for, with the options given.
+
+    A name without a slash or a dot is that of an ImageStore block, if one is saved under it.
+
+    Raises:
+        InvalidInput: An option or a ``{placeholder}`` is invalid; or it is nearly a block's name.
+        DestinationError: It may be a block's name, and Prefect is out of reach.
+    """
+    options = parse_storage_options(storage_options or ())
+    place = Place(StorageLocation(to))
+    if to and not _NO_BLOCK_NAME.search(to) and _prefect_is_in_use():
+        place = await _find_saved_place(to)
+    location = place.location.for_date(day or datetime.now(UTC).date())
+    location = replace(location, options=_merged(location.options, options))
+    return replace(place, location=location)
+
+
+async def _find_saved_place(name: str) -> Place:
+    quieten_prefect()
+    from nanobanana_blocks.orchestration.blocks.image_store import load_store
+
+    try:
+        store = await load_store(name)
+    except Exception as error:
+        if not is_prefects(error):
+            raise
+        raise DestinationError(
+            f"{name!r} may be the name of an ImageStore. {prefect_out_of_reach(error)} For a "
+            f"folder of that name write ./{name}"
+        ) from None
+    return Place(store.location, store.keep_prompts)
+
+
+def _prefect_is_in_use() -> bool:
+    """Whether blocks can have been saved: a Prefect server is named, or was started here."""
+    if os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    return any((home / sign).exists() for sign in _SIGNS_OF_PREFECT)
+
+
+def quieten_prefect() -> None:
+    """Have Prefect, before it is imported, say nothing of its own on the terminal."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+    warnings.simplefilter("ignore")
+
+
+def parse_storage_options(options: Sequence[str]) -> dict[str, Any]:
+    """Return the storage options that ``key=value`` texts give; a dot in a key goes a level down.
+
+    A value is what it says as JSON, else text.
+
+    Raises:
+        InvalidInput: One has no key, or clashes with another; no value is repeated.
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        path, equals, text = option.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise InvalidInput(
+                f"--storage-option {keys[0][:40]!r}: write KEY=VALUE, or KEY.KEY=VALUE"
+            )
+        inner = found
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise InvalidInput(f"--storage-option {path}: {key} has a value already")
+        if keys[-1] in inner:
+            raise InvalidInput(f"--storage-option {path}: it is given twice")
+        inner[keys[-1]] = _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+async def make_client(credentials: str | None) -> NanoBananaClient:
+    """Return a client with the key of a saved block, or else of the environment.
+
+    Raises:
+        MissingCredentials: There is none.
+        InvalidInput: The key or the base URL is invalid.
+    """
+    if credentials:
+        quieten_prefect()
+        from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
+
+        block = await load_credentials(credentials, or_environment=False)
+        return block.get_client()
+    found = key_and_base_url_from_environment()
+    if found is None:
+        raise MissingCredentials(
+            f"{KEY_VARIABLE} is not set. Set it, or name a saved block with --credentials."
+        )
+    return NanoBananaClient(*found)
+
+
+def read_ids(task_ids: list[str]) -> list[str]:
+    """Return the ids given, or those on standard input."""
+    if "-" not in task_ids:
+        return task_ids
+    if len(task_ids) > 1:
+        raise InvalidInput("- reads all ids from stdin: give either it or ids, not both")
+    return sys.stdin.read().split()

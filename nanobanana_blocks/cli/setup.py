@@ -1,0 +1,92 @@
+"""Commands that set things up once: the key's block, automations, a folder to deploy from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, DEFAULT_BASE_URL
+from nanobanana_blocks.cli.options import quieten_prefect
+from nanobanana_blocks.cli.output import ending_well
+from nanobanana_blocks.errors import InvalidInput
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to deploy from; made if need be.")
+    ] = Path(),
+) -> None:
+    """Write a prefect.yaml that deploys every flow, and an example manifest, into a folder."""
+    from nanobanana_blocks.cli.project import NEXT_STEPS, write_project
+
+    with ending_well():
+        for path in write_project(folder):
+            typer.echo(f"Wrote {path}")
+        typer.echo(NEXT_STEPS)
+
+
+def save_key(
+    name: Annotated[str, typer.Argument(help="Name for the NanoBananaCredentials block.")] = (
+        "default"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved key.")] = False,
+) -> None:
+    """Save the API key as a Prefect block, without it landing in the shell's history.
+
+    The key is asked for, or taken from NANOBANANA_API_KEY where that is set; the API's address is
+    NANOBANANA_BASE_URL, where that is set.
+    """
+    quieten_prefect()
+    from nanobanana_blocks.orchestration.blocks.credentials import (
+        NanoBananaCredentials,
+        check_block_name,
+    )
+
+    with ending_well():
+        check_block_name(name)
+        block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
+            api_key=SecretStr(typer.prompt("NanoBanana API key", hide_input=True)),
+            base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+        )
+        block.get_client()
+        try:
+            asyncio.run(block.asave(name, overwrite=overwrite))
+        except ValueError as refusal:
+            told = str(refusal).replace("'overwrite=True'", "--overwrite")
+            raise InvalidInput(f"the block was not saved: {told}") from None
+        typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
+
+
+def automations(
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE/NAME",
+            help="Saved notification block to tell of failed runs, such as slack-webhook/ops.",
+        ),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the automations instead.")
+    ] = False,
+) -> None:
+    """Have Prefect notice failed runs and dead workers.
+
+    Makes an automation that marks runs Crashed whose worker has died and, with `--notify`, one that
+    tells of runs that end Failed, Crashed or TimedOut. Made again, they are updated.
+    """
+    quieten_prefect()
+    from nanobanana_blocks.orchestration.observability.automations import (
+        delete_automations,
+        make_automations,
+    )
+
+    with ending_well():
+        if delete and notify is not None:
+            raise InvalidInput("--notify is for making automations: leave it out with --delete")
+        lines = asyncio.run(delete_automations() if delete else make_automations(notify))
+        typer.echo("\n".join(lines) or "There are none of these automations.")
