@@ -1,0 +1,149 @@
+"""`nanobanana generate`: from a prompt to a file, paid for once."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from nanobanana_blocks.batches.manifest.fields import OPTIONS
+from nanobanana_blocks.cli.generate import generate
+from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
+from tests.support.command_line import Command
+from tests.support.until import block_until
+
+DONE = TaskPlan(seconds=0, media_type="image/png")
+
+
+@pytest.fixture(autouse=True)
+def _done_at_once(sandbox: Sandbox) -> None:
+    sandbox.configure(submitted_task=DONE)
+
+
+def submits(sandbox: Sandbox) -> int:
+    return len(sandbox.submits())
+
+
+def test_a_prompt_becomes_a_file(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: standard output is the image's path, and nothing else is said."""
+    result = nanobanana("generate", "a fox", "--to", f"{tmp_path}/images", "--name", "fox")
+    assert (result.code, result.stdout) == (0, f"{tmp_path}/images/fox.png\n")
+    assert (tmp_path / "images/fox.png").read_bytes().startswith(b"\x89PNG")
+    assert submits(sandbox) == 1
+
+
+def test_the_same_again_is_not_paid_for_again(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the same command gives the same file, and says how to have another."""
+    first = nanobanana("generate", "a fox", "--to", "images")
+    second = nanobanana("generate", "a fox", "--to", "images")
+    assert (second.code, second.stdout) == (0, first.stdout)
+    assert "--again" in second.stderr
+    assert submits(sandbox) == 1
+    third = nanobanana("generate", "a fox", "--to", "images", "--again")
+    assert third.code == 0
+    assert third.stdout != first.stdout
+    assert submits(sandbox) == 2
+
+
+def test_all_images_are_printed(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a line for each image, in their order."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=0, images=2, media_type="image/png"))
+    result = nanobanana("generate", "a", "--to", "images", "--name", "x", "--num-images", "2")
+    assert [Path(line).name for line in result.stdout.splitlines()] == ["x-1.png", "x-2.png"]
+
+
+def test_no_wait_prints_the_task(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: it is submitted and noted; the same command without it lands that very task."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=None))
+    result = nanobanana("generate", "a", "--to", "images", "--no-wait")
+    task_id = result.stdout.strip()
+    assert (result.code, result.stderr) == (0, "")
+    as_json = nanobanana("generate", "a", "--to", "images", "--no-wait", "--json")
+    assert as_json.json == {"task_id": task_id}
+    assert submits(sandbox) == 1
+    assert nanobanana("status", task_id).code == 4
+
+
+def test_an_interrupted_wait_is_gone_on_with(
+    nanobanana: Command, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: Ctrl-C is one line and exit code 130; the same command then pays nothing more."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=None))
+    process = nanobanana.start("generate", "a", "--to", "images", "--timeout", "600")
+    block_until(lambda: sandbox.stats().requests.get("record-info", 0) > 0)
+    os.kill(process, signal.SIGINT)
+    result = nanobanana.ended()
+    assert (result.code, result.stdout) == (130, "")
+    assert len(result.stderr.splitlines()) == 1
+    late = nanobanana("generate", "a", "--to", "images", "--timeout", "0.2")
+    assert (late.code, late.stdout) == (4, "")
+    assert len(late.stderr.splitlines()) == 1
+    assert submits(sandbox) == 1
+
+
+def test_a_failed_generation(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: exit code 3 and one line with the service's reason; in JSON it is the outcome."""
+    plan = TaskPlan(seconds=0, outcome="generate-failed", error_message="[no] bananas")
+    sandbox.configure(submitted_task=plan)
+    result = nanobanana("generate", "a", "--to", "images")
+    assert (result.code, result.stdout) == (3, "")
+    [line] = result.stderr.splitlines()
+    assert "[no] bananas" in line
+    as_json = nanobanana("generate", "a", "--to", "images", "--json")
+    assert (as_json.code, as_json.json["status"]) == (3, "failed")
+    assert as_json.json["error"]["class_name"] == "GenerationFailed"
+
+
+def test_a_lost_answer_is_not_paid_for_twice(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: of a submit without an answer it is said that it may be paid; again sends none."""
+    sandbox.add_fault(Fault(kind="drop", on="submit", takes_effect=True, count=1))
+    for _ in range(2):
+        result = nanobanana("generate", "a", "--to", "images", "--json")
+        assert result.code == 3
+        assert result.json["error"]["class_name"] == "UnconfirmedSubmit"
+    assert submits(sandbox) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a", "--num-images", "9", "--resolution", "2K"], ("--num-images: must", "--resolution:")),
+        ([" "], ("the prompt: must not be blank",)),
+        (["a", "--name", "a/b"], ("--name: must be a plain file name",)),
+        (["a", "--image", "https://x/a,https://x/b"], ("--image: item 1 joins several URLs",)),
+        (["a", "--image", "stdin"], ("--image stdin: the service fetches",)),
+        (["a", "--endpoint", "generate-2", "--output-format", "gif"], ("--output-format: must",)),
+        (["a", "--storage-option", "secret"], ("--storage-option 'secret': write KEY=VALUE",)),
+        (["a", "--to", "s3://bucket/{day}"], ("{day}",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_are_invalid_are_named(
+    nanobanana: Command, sandbox: Sandbox, arguments: list[str], words: tuple[str, ...]
+) -> None:
+    """Rule: every wrong option is named as it is typed, before anything is asked or spent."""
+    result = nanobanana("generate", "--to", "./images", *arguments)
+    assert (result.code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert all(word in line for word in words)
+    assert sandbox.stats().requests == {}
+
+
+def test_every_option_of_every_endpoint_can_be_given() -> None:
+    """Rule: a field that an endpoint learns is an option of the command, or follows from others."""
+    fields = {field for options in OPTIONS.values() for field in options}
+    given = set(inspect.signature(generate).parameters) | {"image_urls", "type"}
+    assert fields <= given
+
+
+def test_a_deployment_goes_on_with_it(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: a batch whose row asks for the same in the same place does not pay for it again."""
+    landed = nanobanana("generate", "a fox", "--to", "images")
+    (Path(landed.stdout.strip()).parents[1] / "m.jsonl").write_text(json.dumps({"prompt": "a fox"}))
+    again = nanobanana("batch", "m.jsonl", "--to", "images", "--json")
+    assert again.json["counts"]["already_landed"] == 1
+    assert submits(sandbox) == 1
