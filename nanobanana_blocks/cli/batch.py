@@ -10,7 +10,6 @@ import typer
 from pydantic import ValidationError
 
 from nanobanana_blocks.api.schedule import PollPolicy
-
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import (

@@ -45,6 +45,7 @@ from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.storage.locations import Location
 
+
 class BatchJob(BaseModel):
     """What a batch is told; `run_batch` describes each of these."""
 
