@@ -85,7 +85,8 @@ def read_callback(body: bytes) -> TaskDetails:
 
     Documented for `/generate`: the outcome is the top-level `code`, the URL is
     `data.info.resultImageUrl`. Documented for `/generate-2`: record-info's envelope. Where a flag
-    and a code are both there, the flag wins.
+    and a code are both there, the flag wins. A code from 400 on is a failure of that task, also one
+    that is not documented (402, 422, 451): a callback is a hint, which record-info confirms.
 
     Raises:
         ProtocolError: The body is neither shape, or names no task.
@@ -100,8 +101,8 @@ def read_callback(body: bytes) -> TaskDetails:
     if data.get("successFlag") is not None:
         return _details(data, task_id=task_id)
     code = _integer(payload.get("code"))
-    if code not in (200, 400, 500, 501):
-        raise ProtocolError(f"the callback's `code` is not documented: {_excerpt(code)}")
+    if code is None or not (code == 200 or code >= 400):
+        raise ProtocolError(f"the callback's `code` says neither yes nor no: {_excerpt(code)}")
     info = data.get("info")
     return TaskDetails(
         task_id=task_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import socket
@@ -126,9 +125,6 @@ async def _serve(
     listener: socket.socket,
     greet: Callable[[], None],
 ) -> None:
-    # Prefect's many objects stay for good; looking through them stops everything for 0.1 s a time.
-    gc.collect()
-    gc.freeze()
     async with receiver.running():
         greet()
         await server.serve(sockets=[listener])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,9 @@ def callbacks(
         place, remarks = asyncio.run(agree_on_place(to))
         for remark in remarks:
             typer.echo(remark)
+        # Prefect's many objects stay; searching them stops everything for 0.1 s a time.
+        gc.collect()
+        gc.freeze()
         serve_callbacks(
             host,
             port,

@@ -204,6 +204,17 @@ async def test_a_spool_that_is_gone_acknowledges_nothing(
     assert "deleted or replaced" in loud[0].getMessage()
 
 
+@pytest.mark.parametrize("code", [402, 408, 422, 430, 451, 503])
+async def test_an_unusual_code_is_a_failure_of_its_task(path: Path, code: int) -> None:
+    """Rule: a callback that says no in an undocumented way is acknowledged, and is a hint."""
+    sink = Collector()
+    async with receiving(path, sink) as receiver, http_to(receiver) as http:
+        assert (await post(http, "a", code)).status_code == 200
+        await until(lambda: sink.taken)
+    [callback] = sink.taken
+    assert (callback.status, callback.error_code) == (TaskStatus.GENERATE_FAILED, code)
+
+
 async def test_a_refusal_names_no_path(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Rule: who calls from outside learns nothing of this machine; its own log does."""
     async with receiving(path, Collector()) as receiver, http_to(receiver) as http:
