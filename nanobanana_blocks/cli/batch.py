@@ -105,6 +105,7 @@ def batch(
                 log=log,
             ) as opened,
         ):
+            progress.waits = opened.submitter.waits.describe
             if check_credits:
                 await require_credits(opened, log)
             try:

@@ -124,6 +124,7 @@ def generate(
         client = await make_client(credentials)
         progress = Progress("Generating" if wait else "Submitting", 1)
         async with _opening(row, digest, place, client, timeout) as batch:
+            progress.waits = batch.submitter.waits.describe
             with progress.shown():
                 if wait or row.request is None:
                     return await batch.process(row)

@@ -34,6 +34,9 @@ class Progress:
         total: How many tasks or rows there are, as soon as that is known.
         estimates: Whether to estimate how long the rest takes.
         now: The seconds of a clock that only goes forward.
+
+    Attributes:
+        waits: Tells what is waited for other than generations, in words, where something is.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Progress:
     ) -> None:
         self.doing = doing
         self.total = total
+        self.waits: Callable[[], str] | None = None
         self._estimates = estimates
         self._now = now
         self._started = now()
@@ -75,6 +79,8 @@ class Progress:
         parts.append(f"{_clock(elapsed)} elapsed")
         if (left := self._seconds_left(elapsed)) is not None:
             parts.append(f"about {_clock(left)} left")
+        if self.waits and (waits := self.waits()):
+            parts.append(waits)
         return " · ".join(parts)
 
     def _seconds_left(self, elapsed: float) -> float | None:

@@ -567,6 +567,21 @@ def test_prefect_that_never_answers_does_not_hold_up_an_acknowledgement(spool: P
                 assert receiver.post(callback(f"silent-{number}")).status_code == 200
 
 
+def test_the_log_says_that_a_callback_came_and_who_took_it(
+    spool: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line for each callback of a few, and one line for a burst."""
+    caplog.set_level("INFO")
+
+    async def take(_: ReceivedCallback) -> None:
+        """Be content with it."""
+
+    with Receiver(make_app(SECRET, spool=spool, sinks=[], consumer=take)) as receiver:
+        assert receiver.post(callback("t-1")).status_code == 200
+        line = "The callback of task t-1 (SUCCESS) was taken by consumer."
+        block_until(lambda: line in caplog.messages)
+
+
 def test_consumer_gets_each_callback_until_it_has_taken_it(spool: Path) -> None:
     """The embedding program's consumer is called again after it failed, holds up nobody else's
     callbacks, and does not depend on Prefect."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 
 from nanobanana_blocks.sandbox import SIGNATURE_MARK, Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command, Result
@@ -431,3 +432,62 @@ def test_a_port_that_is_taken(nanobanana: Command, sandbox: Sandbox) -> None:
     result = nanobanana("sandbox", "--port", sandbox.base_url.rpartition(":")[2])
     assert (result.code, result.stdout) == (1, "")
     assert "choose another port" in result.stderr
+
+
+# --- errors as JSON
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["credits"],
+        ["status", "t1"],
+        ["land", "t1", "--to", "./images"],
+        ["generate", "a", "--to", "./images"],
+        ["batch", "stdin", "--to", "./images"],
+    ],
+    ids=" ".join,
+)
+def test_json_means_the_same_everywhere(nanobanana: Command, arguments: list[str]) -> None:
+    """Rule: with --json, an error is one JSON value on standard output, and a line beside."""
+    result = nanobanana(*arguments, "--json", NANOBANANA_API_KEY="")
+    assert result.code == 1
+    assert result.json["error"]["class_name"] in ("MissingCredentials", "InvalidManifest")
+    assert result.stderr.startswith("Error: ")
+    assert set(result.json["error"]) == {"class_name", "message", "retryable"}
+
+
+def test_land_with_options_of_the_storage(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: what fsspec's backend takes can be given, and no value of it is shown."""
+    task_id = sandbox.add_task(DONE)
+    result = nanobanana(
+        *("land", task_id, "--to", "s3://bucket/images", "--storage-option", "key=s3cr3t-key"),
+        *("--storage-option", "secret=s3cr3t", "--json"),
+        *("--storage-option", "client_kwargs.endpoint_url=http://127.0.0.1:1"),
+    )
+    assert result.code == 1
+    assert result.json["error"]["class_name"] in ("DestinationError", "StorageError")
+    assert "s3://bucket/images" in result.stderr
+    assert "s3cr3t" not in result.stdout + result.stderr
+
+
+# --- callbacks
+
+
+async def test_callbacks_that_would_land_elsewhere(
+    nanobanana: Command, tmp_path: Path, prefect_api: str
+) -> None:
+    """Rule: the receiver does not start where its place and the deployment's differ."""
+    async with get_client() as client:
+        flow_id = await client.create_flow_from_name("land-images")
+        parameters = {"destination": f"{tmp_path}/theirs"}
+        made = await client.create_deployment(flow_id, "on-callback", parameters=parameters)
+        result = nanobanana(
+            *("callbacks", "--port", "0", "--to", f"{tmp_path}/ours"),
+            NANOBANANA_CALLBACK_SECRET="d2f7" * 16,
+        )
+        await client.delete_deployment(made)
+    assert (result.code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert f"--to is {tmp_path}/ours" in line
+    assert f"lands in {tmp_path}/theirs" in line

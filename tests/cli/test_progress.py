@@ -67,6 +67,13 @@ def test_one_task_has_no_counts(said: io.StringIO) -> None:
     assert Progress("Generating", 1, now=Clock()).describe() == "Generating … · 0:00 elapsed"
 
 
+def test_what_is_waited_for_is_told(said: io.StringIO) -> None:
+    """Rule: who waits for another run sees for what, and until when."""
+    run = Progress("Generating", 1, now=Clock())
+    run.waits = lambda: "1 row waits for another run (up to 30 s)"
+    assert run.describe().endswith("elapsed · 1 row waits for another run (up to 30 s)")
+
+
 def test_a_large_run_prints_a_few_failures_only(said: io.StringIO) -> None:
     """Rule: a line each for small runs; of large ones the first failures."""
     small = Progress("Landing", MAX_LINES, now=Clock())
