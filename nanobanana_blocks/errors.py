@@ -75,12 +75,19 @@ class OutOfCredits(APIError):
     """Raised when the account has too few credits (402)."""
 
 
+class Forbidden(APIError):
+    """Raised when a request is refused with 403: by the API, whose key has an IP allow list, or by
+    a firewall on the way, which may dislike one request and let the next one pass."""
+
+    retryable = True
+
+
 class UnknownTask(APIError):
     """Raised when the API does not know the task id, after the grace given to new tasks."""
 
 
 class BadRequest(APIError):
-    """Raised when the API rejects the request's parameters (400, 413, 422) or has the feature off
+    """Raised when the API rejects the request (400, 413, 422 and other 4xx) or has the feature off
     (505)."""
 
 
@@ -128,6 +135,7 @@ class GenerationFailed(NanoBananaError):
     Attributes:
         status: The name of its `TaskStatus`.
         error_code: The API's `errorCode`, as it came.
+        by_code: Whether only a code of the answer's envelope told it, not `successFlag`.
     """
 
     def __init__(
@@ -137,8 +145,10 @@ class GenerationFailed(NanoBananaError):
         task_id: str | None = None,
         status: str = "GENERATE_FAILED",
         error_code: Any = None,
+        by_code: bool = False,
     ) -> None:
         super().__init__(message, task_id=task_id)
+        self.by_code = by_code
         self.status = status
         self.error_code = error_code
 

@@ -7,6 +7,7 @@ The limit on queries is not documented; sister products of the service allow 20 
 from __future__ import annotations
 
 import asyncio
+import math
 
 FIRST_PAUSE_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 120.0
@@ -16,8 +17,10 @@ MIN_RATE_SHARE = 1 / 64
 class RequestBudget:
     """Spaces requests evenly, `requests_per_second` at most, and slows down when told to.
 
-    A refusal (429) pauses everybody for the time the service asked for, or twice as long each
-    time, and halves the rate; every answered request then gives a little of the rate back.
+    A refusal (429) pauses everybody for the time the service asked for, or else for one of our own
+    choice that doubles each time, and halves the rate; every answered request then gives a little
+    of the rate back. Requests that were under way together are refused together: such a burst
+    halves the rate once.
     """
 
     def __init__(self, requests_per_second: float = 20.0) -> None:
@@ -26,6 +29,7 @@ class RequestBudget:
         self._next_slot = 0.0
         self._paused_until = 0.0
         self._pause = FIRST_PAUSE_SECONDS
+        self._refused_at = -math.inf
 
     @property
     def allowed(self) -> float:
@@ -59,16 +63,27 @@ class RequestBudget:
                 return
             await asyncio.sleep(delay)
 
-    def refused(self, retry_after: float | None = None) -> None:
-        """Take note that the service asked for fewer requests, `retry_after` in seconds."""
+    def refused(self, retry_after: float | None = None, *, sent_at: float | None = None) -> None:
+        """Take note that the service asked for fewer requests.
+
+        Args:
+            retry_after: Seconds that it asked to wait; 0 is "now". None where it named no time.
+            sent_at: When the refused request was sent, on the event loop's clock; where that is
+                not known, all refusals during a pause are one burst.
+        """
         now = asyncio.get_running_loop().time()
-        if now < self._paused_until and retry_after is None:
-            return  # the other requests that were under way when the first was refused
+        same_burst = now < self._paused_until if sent_at is None else sent_at < self._refused_at
+        if same_burst and retry_after is None:
+            return
         pause = self._pause if retry_after is None else retry_after
         self._paused_until = max(self._paused_until, now + min(max(pause, 0.0), MAX_PAUSE_SECONDS))
         self._next_slot = max(self._next_slot, self._paused_until)
-        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS)
+        if same_burst:
+            return
+        self._refused_at = now
         self._rate = max(self._rate / 2, self._allowed * MIN_RATE_SHARE)
+        if retry_after is None:
+            self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS)
 
     def answered(self) -> None:
         """Take note that a request was answered."""

@@ -1,28 +1,21 @@
-"""The API over httpx: one connection pool, one account's pace; what answers mean is `protocol`'s.
-
-The key is sent to the base URL's host and nowhere else: redirects are not followed.
-"""
+"""The API for Python: one account's pace over one set of connections, and one waiter a policy."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-import anyio
-import httpx
 from pydantic import SecretStr
 
-from nanobanana_blocks._version import __version__
-from nanobanana_blocks.addresses import is_private_host
 from nanobanana_blocks.api import protocol
 from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.api.connection import Answer, Connection
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
@@ -30,7 +23,7 @@ from nanobanana_blocks.api.waiting import TaskWaiter, check_timeout
 from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
-    InvalidInput,
+    Forbidden,
     NanoBananaError,
     NetworkError,
     OutOfCredits,
@@ -41,15 +34,11 @@ from nanobanana_blocks.errors import (
     UnconfirmedSubmit,
 )
 
+T = TypeVar("T")
+
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
 BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
-USER_AGENT = f"nanobanana-blocks/{__version__}"
-MAX_ANSWER_BYTES = 1 << 20
-
-IDLE_CONNECTIONS = 4
-"""Connections kept open between requests; httpcore looks at each of them for every request."""
-
 FIRST_SUBMIT_PAUSE_SECONDS, MAX_SUBMIT_PAUSE_SECONDS = 1.0, 30.0
 """Between tries to submit while no connection can be made; doubled each time."""
 
@@ -64,9 +53,12 @@ class NanoBananaClient:
         api_key: The API key.
         base_url: The API server. Plain http is accepted for this machine and private addresses.
         timeout: Seconds after which a request is given up.
+        submit_timeout: Seconds after which the answer to a submit is given up: not to know it costs
+            more than time. Connecting is given up after 10 seconds, as for all requests.
         max_connections: Requests in flight at most; a few cost less CPU than many.
-        budget: The request budget, to share one between clients. Submits have a second one besides,
-            `submit_budget`: what is refused of them does not slow the looks down.
+        budget: The request budget, to share one between clients; its rate is the most that a
+            policy may set. Submits have a second one besides, `submit_budget`: what is refused of
+            them does not slow the polls down.
 
     Raises:
         InvalidInput: The key or the base URL cannot be meant.
@@ -84,32 +76,26 @@ class NanoBananaClient:
         base_url: str = DEFAULT_BASE_URL,
         *,
         timeout: float = 30.0,
+        submit_timeout: float = 300.0,
         max_connections: int = 8,
         budget: RequestBudget | None = None,
     ) -> None:
-        key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-        self._key = check_api_key(key)
-        self.base_url = check_base_url(base_url)
+        self._connection = Connection(
+            api_key, base_url, timeout=timeout, max_connections=max_connections
+        )
         self.budget = budget or RequestBudget()
         self.submit_budget = RequestBudget()
-        self._timeout = timeout
+        self._max_requests_per_second = budget.allowed if budget else math.inf
+        self._submit_timeout = submit_timeout
         self._max_connections = max_connections
-        self._in_flight = asyncio.Semaphore(max_connections)
         # Submits are slow: the other half of the connections is kept for looks.
         self._submitting = asyncio.Semaphore(max(1, max_connections // 2))
         self._waiters: dict[PollPolicy, TaskWaiter] = {}
-        self._http = httpx.AsyncClient(
-            base_url=self.base_url,
-            headers={"Authorization": f"Bearer {self._key}", "User-Agent": USER_AGENT},
-            # A third each for TCP and TLS: what runs out while connecting was surely not sent.
-            timeout=httpx.Timeout(timeout, connect=min(timeout / 3, 10.0), pool=None),
-            # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
-            # is cancelled before it has connected (seen with httpcore 1.0.9).
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS),
-            follow_redirects=False,
-            # A proxy of the environment is for the world outside, not for a gateway close by.
-            trust_env=not is_private_host(httpx.URL(self.base_url).host),
-        )
+
+    @property
+    def base_url(self) -> str:
+        """The API server."""
+        return self._connection.base_url
 
     def __repr__(self) -> str:
         return f"NanoBananaClient(base_url={self.base_url!r})"
@@ -129,7 +115,7 @@ class NanoBananaClient:
         """End all waits and close the connections."""
         while self._waiters:
             await self._waiters.popitem()[1].aclose()
-        await self._http.aclose()
+        await self._connection.aclose()
 
     async def get_task_details(self, task_id: str) -> TaskDetails:
         """Ask record-info about one generation task, once.
@@ -139,10 +125,18 @@ class NanoBananaClient:
             APIError: One of its subclasses; `retryable` tells whether asking again may help.
         """
         check_task_id(task_id)
-        data = await self._ask(
-            "GET", protocol.RECORD_INFO, params={"taskId": task_id}, task_id=task_id
+
+        def read(answer: Answer) -> TaskDetails:
+            return protocol.read_record_info(answer.http_status, answer.body, task_id=task_id)
+
+        return await self._ask(
+            "GET",
+            protocol.RECORD_INFO,
+            read,
+            params={"taskId": task_id},
+            task_id=task_id,
+            turn=self.budget.acquire,
         )
-        return protocol.read_task_details(data, task_id=task_id)
 
     async def wait_for_task(
         self, task_id: str, timeout: float = 900.0, poll: PollPolicy | None = None
@@ -210,10 +204,15 @@ class NanoBananaClient:
         pause = FIRST_SUBMIT_PAUSE_SECONDS
         while True:
             try:
-                data = await self._ask(
-                    "POST", path, limit=self.submit_budget, has_turn=True, json=body
+                return await self._ask(
+                    "POST",
+                    path,
+                    _read_submitted,
+                    limit=self.submit_budget,
+                    fresh=True,
+                    seconds=self._submit_timeout,
+                    json=body,
                 )
-                return protocol.read_submitted(data)
             except APIError as error:
                 if isinstance(error, RateLimited):
                     wait = self.submit_budget.pause_left
@@ -228,19 +227,21 @@ class NanoBananaClient:
             await self.submit_budget.acquire()
             await self.budget.acquire()
 
-    async def get_credits(self) -> int:
+    async def get_credits(self) -> int | float:
         """Ask how many credits the account has left, once.
+
+        A whole number is documented; sister products give decimals.
 
         Raises:
             APIError: One of its subclasses; `retryable` tells whether asking again may help.
         """
-        return protocol.read_credits(await self._ask("GET", protocol.CREDITS))
+        return await self._ask("GET", protocol.CREDITS, _read_credits, turn=self.budget.acquire)
 
     def waiter(self, poll: PollPolicy) -> TaskWaiter:
         """The one waiter of this client for a policy; it ends with the client."""
-        if self._http.is_closed:
+        if self._connection.is_closed:
             raise NanoBananaError("the client is closed.")
-        self.budget.allow(poll.requests_per_second)
+        self.budget.allow(min(poll.requests_per_second, self._max_requests_per_second))
         if poll not in self._waiters:
             self._waiters[poll] = TaskWaiter(
                 self.get_task_details, poll, max_in_flight=self._max_connections
@@ -251,72 +252,44 @@ class NanoBananaClient:
         self,
         method: str,
         path: str,
+        read: Callable[[Answer], T],
         *,
         task_id: str | None = None,
         limit: RequestBudget | None = None,
-        has_turn: bool = False,
-        **arguments: Any,
-    ) -> Any:
-        """Send one request within the budget and return the `data` of an answer that says yes.
+        **sending: Any,
+    ) -> T:
+        """Send one request and read its answer; the budgets learn from it.
 
         `limit` is the budget that learns whether the service minds; the ordinary one by default.
-        `has_turn` tells that the request's turn has been waited for already.
         """
         limit = limit or self.budget
-        response, body = await self._exchange(method, path, task_id, has_turn, arguments)
+        answer = await self._connection.exchange(method, path, task_id=task_id, **sending)
         try:
-            data = protocol.read_envelope(response.status_code, body, task_id=task_id)
+            found = read(answer)
         except ProtocolError as error:
             error.args = (f"{self.base_url}: {error.message}",)
             raise
         except APIError as error:
-            error.retry_after = read_retry_after(response.headers.get("Retry-After"))
+            error.retry_after = answer.retry_after
             if isinstance(error, RateLimited):
-                limit.refused(error.retry_after)
+                limit.refused(answer.retry_after, sent_at=answer.sent_at)
             raise
         limit.answered()
-        return data
+        return found
 
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        task_id: str | None,
-        has_turn: bool,
-        arguments: dict[str, Any],
-    ) -> tuple[httpx.Response, bytes]:
-        body = bytearray()
-        sent = True
-        try:
-            async with self._in_flight:
-                if not has_turn:
-                    await self.budget.acquire()
-                if self._http.is_closed:
-                    raise NanoBananaError("the client is closed.", task_id=task_id)
-                with anyio.fail_after(self._timeout):
-                    async with self._http.stream(method, path, **arguments) as response:
-                        async for chunk in response.aiter_bytes():
-                            body += chunk
-                            if len(body) > MAX_ANSWER_BYTES:
-                                break
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            sent = False
-            failure = f"the connection failed ({type(error).__name__})"
-        except (httpx.TimeoutException, TimeoutError):
-            failure = f"no answer within {self._timeout:g} s"
-        except httpx.HTTPError as error:
-            failure = f"the connection failed ({type(error).__name__})"
-        else:
-            # An answer that echoes the request must not carry the key into an error's text.
-            return response, bytes(body).replace(self._key.encode(), b"********")
-        # Raised out here, so that no httpx exception, which holds the key, is its context.
-        raise NetworkError(f"{self.base_url}: {failure}.", task_id=task_id, sent=sent)
+
+def _read_submitted(answer: Answer) -> str:
+    return protocol.read_submitted(protocol.read_envelope(answer.http_status, answer.body))
+
+
+def _read_credits(answer: Answer) -> int | float:
+    return protocol.read_credits(protocol.read_envelope(answer.http_status, answer.body))
 
 
 def _raise_outcome(error: APIError) -> NoReturn:
     """Raise what is known of a submit: that the service said no, or that nothing is."""
     is_maintenance = isinstance(error, ServerError) and 455 in (error.http_status, error.code)
-    if is_maintenance or isinstance(error, (Unauthorized, OutOfCredits, BadRequest)):
+    if is_maintenance or isinstance(error, (Unauthorized, Forbidden, OutOfCredits, BadRequest)):
         raise error
     raise UnconfirmedSubmit(
         f"{error.message} Whether a generation task was created, and billed, is not known. Compare "
@@ -333,41 +306,3 @@ def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:
     if not key:
         return None
     return SecretStr(key), os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
-
-
-def check_base_url(base_url: str) -> str:
-    """Return the base URL without a final slash, or raise `InvalidInput`."""
-    try:
-        url = httpx.URL(base_url.strip())
-    except (httpx.InvalidURL, AttributeError):
-        url = httpx.URL("")
-    port = url.port or 443
-    if url.scheme not in ("https", "http") or not url.host or not 0 < port < 65536:
-        raise InvalidInput("the base URL must be like https://api.nanobananaapi.ai")
-    if url.userinfo or url.query or url.fragment:
-        raise InvalidInput("the base URL must have no user, password, query or fragment")
-    if url.scheme == "http" and not is_private_host(url.host):
-        raise InvalidInput(f"the base URL must be https: the key would travel open to {url.host}")
-    return str(url).rstrip("/")
-
-
-def read_retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, in either of its forms (RFC 9110)."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def check_api_key(key: str) -> str:
-    """Return the key without blanks around it, or raise `InvalidInput`, which does not hold it."""
-    key = key.strip()
-    if not key:
-        raise InvalidInput("the API key is blank")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise InvalidInput("the API key holds a space, a line break or a non-ASCII character")
-    return key

@@ -35,7 +35,9 @@ class TaskDetails(BaseModel):
     The URLs are temporary (documented: 10 minutes for `origin_urls`, longer for `result_urls`) and
     may be signed, so they stay out of the representation. `result_urls` and `origin_urls` leave out
     what the service leaves empty; `image_urls` says which of them belong to the same image
-    (`urls_by_image` is set only where their order does not say so).
+    (`urls_by_image` is set only where their order does not say so). `by_code` says that the end was
+    told not by `successFlag` but by a code of the envelope, which only sister products document: it
+    is believed when it is repeated.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,6 +53,7 @@ class TaskDetails(BaseModel):
     completed_at: datetime | None = None
     operation_type: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False)
+    by_code: bool = False
 
     @property
     def image_count(self) -> int:
@@ -83,6 +86,7 @@ class TaskDetails(BaseModel):
             task_id=self.task_id,
             status=self.status.name,
             error_code=self.error_code,
+            by_code=self.by_code,
         )
 
     def require_images(self) -> TaskDetails:

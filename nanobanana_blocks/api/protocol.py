@@ -7,6 +7,7 @@ JSON envelope under HTTP 200 (observed); a generation task's end is told by `suc
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -16,6 +17,7 @@ from nanobanana_blocks.api.requests import Endpoint
 from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
+    Forbidden,
     InvalidInput,
     OutOfCredits,
     ProtocolError,
@@ -32,12 +34,46 @@ SUBMIT = {endpoint: f"/api/v1/nanobanana/{endpoint.value}" for endpoint in Endpo
 SERVICE_TIMEZONE = timezone(timedelta(hours=8))
 """Observed, not documented: the API's naive times fit UTC+8."""
 
+FAILURE_CODES = frozenset({408, 501})
+"""Codes of record-info's envelope by which sister products end a task: the generation failed, or
+gave no result in time."""
+
 MAX_IMAGES = 100
 MAX_URL_LENGTH = 8192
 MAX_TEXT_LENGTH = 300
 
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
+_POLICY = re.compile(r"polic|flagged|prohibited|sensitive|nsfw", re.IGNORECASE)
 _DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+
+
+def read_record_info(http_status: int, body: bytes, *, task_id: str) -> TaskDetails:
+    """Read record-info's answer about `task_id`.
+
+    Raises:
+        UnknownTask: The id is not known; a sister product says so with null `data`.
+        ProtocolError: The answer is not what is documented, or is about another task.
+        APIError: Another of its subclasses, where the API says no to the question.
+    """
+    if failure := _failure_by_code(http_status, body, task_id):
+        return failure
+    return read_task_details(read_envelope(http_status, body, task_id=task_id), task_id=task_id)
+
+
+def _failure_by_code(http_status: int, body: bytes, task_id: str) -> TaskDetails | None:
+    payload = _json(body) if http_status == 200 else None
+    if not isinstance(payload, dict) or payload.get("data") is not None:
+        return None
+    code, message = _integer(payload.get("code")), _message(payload)
+    if code in FAILURE_CODES or (code == 400 and _POLICY.search(message)):
+        return TaskDetails(
+            task_id=task_id,
+            status=TaskStatus.GENERATE_FAILED,
+            error_code=code,
+            error_message=message or None,
+            by_code=True,
+        )
+    return None
 
 
 def read_task_details(data: Any, *, task_id: str) -> TaskDetails:
@@ -68,36 +104,42 @@ def read_submitted(data: Any) -> str:
         ) from None
 
 
-def read_credits(data: Any) -> int:
+def read_credits(data: Any) -> int | float:
     """Read the `data` of an answer about the account's credits.
 
+    A whole number is documented; sister products give decimals, as numbers or as text.
+
     Raises:
-        ProtocolError: It is not a whole number.
+        ProtocolError: It is not a number.
     """
-    credits_left = _integer(data)
-    if credits_left is None:
-        raise ProtocolError(f"the credits are not a whole number: {_excerpt(data)!r}.", code=200)
+    whole = _integer(data)
+    if whole is not None:
+        return whole
+    try:
+        credits_left = float(data) if isinstance(data, (str, float)) else math.nan
+    except ValueError:
+        credits_left = math.nan
+    if not math.isfinite(credits_left):
+        raise ProtocolError(f"the credits are not a number: {_excerpt(data)!r}.", code=200)
     return credits_left
 
 
 def read_callback(body: bytes) -> TaskDetails:
     """Read a callback, in either of the service's two shapes.
 
-    Documented for `/generate`: the outcome is the top-level `code`, the URL is
+    Documented for `/generate`: the outcome is the top-level `code` (200, 400, 500, 501), the URL is
     `data.info.resultImageUrl`. Documented for `/generate-2`: record-info's envelope. Where a flag
-    and a code are both there, the flag wins. A code from 400 on is a failure of that task, also one
-    that is not documented (402, 422, 451): a callback is a hint, which record-info confirms.
+    and a code are both there, the flag wins. Any other code is a failure of the task: callbacks are
+    hints, which record-info confirms. The task's id is also taken from where it is not documented.
 
     Raises:
         ProtocolError: The body is neither shape, or names no task.
     """
     payload = _json(body)
-    data = payload.get("data") if isinstance(payload, dict) else None
-    if not isinstance(payload, dict) or not isinstance(data, dict):
-        raise ProtocolError("the callback is not a JSON object with a `data` object")
-    task_id = data.get("taskId")
-    if not isinstance(task_id, str) or not task_id:
-        raise ProtocolError("the callback names no `data.taskId`")
+    if not isinstance(payload, dict):
+        raise ProtocolError("the callback is not a JSON object")
+    data = _object(payload.get("data"))
+    task_id = _callback_task_id(payload, data)
     if data.get("successFlag") is not None:
         return _details(data, task_id=task_id)
     code = _integer(payload.get("code"))
@@ -113,6 +155,17 @@ def read_callback(body: bytes) -> TaskDetails:
     )
 
 
+def _callback_task_id(payload: dict[str, Any], data: dict[str, Any]) -> str:
+    for place in (data, payload):
+        for name in ("taskId", "task_id"):
+            found = place.get(name)
+            if isinstance(found, int) and not isinstance(found, bool):
+                return str(found)
+            if isinstance(found, str) and found:
+                return found
+    raise ProtocolError("the callback names no `data.taskId`")
+
+
 def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) -> Any:
     """Return the `data` of an answer that says yes.
 
@@ -123,9 +176,7 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
     code = _integer(payload.get("code")) if isinstance(payload, dict) else None
     if http_status == 200 and code == 200:
         return payload.get("data")
-    message = ""
-    if isinstance(payload, dict):
-        message = _text(payload.get("msg")) or _text(payload.get("message")) or ""
+    message = _message(payload) if isinstance(payload, dict) else ""
     if code is None and not _speaks_for_itself(http_status):
         raise ProtocolError(
             f"the answer (HTTP {http_status}) is not the API's: {_excerpt(body)!r}. "
@@ -134,7 +185,19 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
             http_status=http_status,
         )
     verdict = http_status if code in (None, 200) else code
-    raise _refusal(int(verdict or 0), message, http_status=http_status, code=code, task_id=task_id)
+    no_data = isinstance(payload, dict) and payload.get("data") is None
+    raise _refusal(
+        int(verdict or 0),
+        message,
+        http_status=http_status,
+        code=code,
+        task_id=task_id,
+        no_data=no_data,
+    )
+
+
+def _message(payload: dict[str, Any]) -> str:
+    return _text(payload.get("msg")) or _text(payload.get("message")) or ""
 
 
 def _speaks_for_itself(http_status: int) -> bool:
@@ -142,16 +205,28 @@ def _speaks_for_itself(http_status: int) -> bool:
 
 
 def _refusal(
-    verdict: int, message: str, *, http_status: int, code: int | None, task_id: str | None
+    verdict: int,
+    message: str,
+    *,
+    http_status: int,
+    code: int | None,
+    task_id: str | None,
+    no_data: bool,
 ) -> APIError:
     said = f"{verdict}: {message}" if message else str(verdict)
     where: dict[str, Any] = {"task_id": task_id, "http_status": http_status, "code": code}
-    if verdict in (401, 403):
+    if verdict == 401:
         return Unauthorized(
             f"the API refused the key ({said}). Check the key, and the key's IP allow list at "
             "https://nanobananaapi.ai/api-key.",
             http_status=http_status,
             code=code,
+        )
+    if verdict == 403:
+        return Forbidden(
+            f"the request was refused ({said}). Check the key's IP allow list at "
+            "https://nanobananaapi.ai/api-key, and whether a firewall or proxy is on the way.",
+            **where,
         )
     if verdict == 402:
         return OutOfCredits(
@@ -174,6 +249,8 @@ def _refusal(
         )
     if verdict in (408, 455) or 500 <= verdict < 600:
         return ServerError(f"the API failed ({said}).", **where)
+    if 400 <= verdict < 500 and code is not None and no_data:
+        return BadRequest(f"the API rejects the request ({said}).", **where)
     return ProtocolError(f"the API answered with an undocumented code ({said}).", **where)
 
 
@@ -191,10 +268,12 @@ def _details(data: dict[str, Any], *, task_id: str) -> TaskDetails:
         )
     status = TaskStatus(flag)
     error_code = data.get("errorCode")
+    # Two clients read `info`, as in callbacks, for generate-pro.
+    response = data.get("response") or data.get("info")
     return TaskDetails(
         task_id=task_id,
         status=status,
-        **_urls(data.get("response")),
+        **_urls(response),
         error_code=_error_code(error_code),
         error_message=_text(data.get("errorMessage")),
         created_at=read_time(data.get("createTime")),

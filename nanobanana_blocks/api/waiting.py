@@ -19,11 +19,11 @@ from nanobanana_blocks.api.details import TaskDetails, TaskStatus
 from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
 from nanobanana_blocks.errors import (
     APIError,
+    Forbidden,
     ImageUnavailable,
     InvalidInput,
     NanoBananaError,
     NetworkError,
-    OutOfCredits,
     ProtocolError,
     ServerError,
     Unauthorized,
@@ -42,6 +42,9 @@ SERVER_EXCEPTION_SECONDS, SERVER_EXCEPTION_LOOKS = 120.0, 6
 
 FINAL_LOOK_SECONDS = 30.0
 """How long past its deadline a task's last look may take."""
+
+CONFIRM_SECONDS = 5.0
+"""When to ask again about a task whose end only a code of the envelope tells."""
 
 AFTER_HINT_SECONDS = 2.0
 """When to look again at a task that was said to be done and is not: record-info may lag behind."""
@@ -75,6 +78,7 @@ class Watch:
         self._looking = False
         self._woken = False
         self._hinted = False
+        self._ended_by_code = False
         self._last_look: float | None = None
         self._trouble: NanoBananaError | None = None
         self._trouble_since = started
@@ -234,7 +238,7 @@ class TaskWaiter:
     def _after_answer(self, watch: Watch, details: TaskDetails, elapsed: float) -> float | None:
         """Settle the wait, or say when to look again."""
         if details.status is TaskStatus.GENERATING:
-            watch._trouble = None
+            watch._trouble, watch._ended_by_code = None, False
             self._learn(self._schedule.observe_pending, watch, elapsed)
             watch._last_look = elapsed
             now = asyncio.get_running_loop().time()
@@ -245,6 +249,9 @@ class TaskWaiter:
                 "the task is done, but the API gives no image URL.", task_id=watch.task_id
             )
             return self._after_trouble(watch, error)
+        if details.by_code and not watch._ended_by_code:
+            watch._ended_by_code = True
+            return asyncio.get_running_loop().time() + CONFIRM_SECONDS
         self._learn(self._schedule.observe_completion, watch, elapsed)
         if not watch._future.done():
             watch._future.set_result(details)
@@ -258,7 +265,7 @@ class TaskWaiter:
 
     def _after_trouble(self, watch: Watch, error: NanoBananaError) -> float | None:
         """Say when to look again if that may mend `error`; else settle the wait."""
-        if isinstance(error, (Unauthorized, OutOfCredits)):
+        if isinstance(error, Unauthorized):
             self._fail_all(error)
         elif self._is_worth_another_look(watch, error):
             asked = error.retry_after if isinstance(error, APIError) else None
@@ -290,7 +297,7 @@ class TaskWaiter:
             return self._heard or lasted < NEVER_HEARD_SECONDS
         if isinstance(error, ImageUnavailable):
             return watch._trouble_looks < LOOKS_FOR_URLS
-        if isinstance(error, ServerError) and error.code == 500:
+        if isinstance(error, Forbidden) or (isinstance(error, ServerError) and error.code == 500):
             few = watch._trouble_looks < SERVER_EXCEPTION_LOOKS
             return few or lasted < SERVER_EXCEPTION_SECONDS
         return error.retryable

@@ -67,7 +67,7 @@ class Batch:
         self.landing = landing
         self.outcomes: dict[int, RowOutcome] = {}
         self.abort_error: NanoBananaError | None = None
-        self.credits_before: int | None = None
+        self.credits_before: int | float | None = None
         self._ledger = submitter.ledger
         self._on_outcome = on_outcome
         self._claims = claims

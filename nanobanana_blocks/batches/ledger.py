@@ -30,7 +30,12 @@ from nanobanana_blocks.batches.attempts import (
 from nanobanana_blocks.batches.job_keys import BATCH_JOB_PREFIX
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.concurrency import map_concurrently
-from nanobanana_blocks.errors import DestinationError, NanoBananaError, StorageError
+from nanobanana_blocks.errors import (
+    DestinationError,
+    GenerationFailed,
+    NanoBananaError,
+    StorageError,
+)
 from nanobanana_blocks.landing.report import ErrorSummary
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 from nanobanana_blocks.storage.names import safe_name
@@ -232,10 +237,10 @@ class Ledger:
         if error is None and entry.failure:
             await self._update(entry, state=AttemptState.SUBMITTED, failure=None, error=None)
         elif error and failure:
-            # A task that is not known may be known to another key.
-            state = (
-                AttemptState.SUBMITTED if failure is Failure.UNKNOWN_TASK else AttemptState.FAILED
-            )
+            # A task that is not known may be known to another key; a failure that only a code of
+            # the envelope tells may be none. Later runs ask again about both.
+            is_certain = isinstance(error, GenerationFailed) and not error.by_code
+            state = AttemptState.FAILED if is_certain else AttemptState.SUBMITTED
             await self._update(entry, state=state, failure=failure, error=ErrorSummary.of(error))
 
     async def release(self, entry: SubmissionAttempt) -> None:

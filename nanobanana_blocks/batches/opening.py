@@ -20,7 +20,6 @@ from nanobanana_blocks.batches.ledger import Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
 from nanobanana_blocks.batches.report import RowOutcome
 from nanobanana_blocks.batches.submitter import (
-    FORBIDDEN,
     PATIENCE,
     CallbackURL,
     Submitter,
@@ -31,6 +30,7 @@ from nanobanana_blocks.errors import (
     NanoBananaError,
     NetworkError,
     OutOfCredits,
+    ProtocolError,
     Unauthorized,
 )
 from nanobanana_blocks.landing.lander import open_lander
@@ -174,20 +174,23 @@ async def require_credits(batch: Batch, log: Log) -> None:
 
     Raises:
         OutOfCredits: It has not.
-        Unauthorized: The key is refused.
+        APIError: The key is refused, or what answers is not the API, or nothing answers. A
+            question that the API does not answer stops nothing.
     """
     needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
     if not needed:
         return
     try:
         batch.credits_before = await _ask_credits(batch.submitter.client)
-    except Unauthorized as error:
-        if FORBIDDEN not in (error.http_status, error.code):
-            raise
-        _warn_of_unknown_credits(error, log)
-        return
+    except Unauthorized:
+        raise
     except APIError as error:
-        _warn_of_unknown_credits(error, log)
+        is_in_doubt = isinstance(error, (ProtocolError, NetworkError))
+        if is_in_doubt and not await _is_the_api(batch.submitter.client):
+            raise
+        log.warning(
+            "Could not ask for the account's credits; continuing without knowing them: %s", error
+        )
         return
     if batch.credits_before < needed:
         raise OutOfCredits(
@@ -197,13 +200,18 @@ async def require_credits(batch: Batch, log: Log) -> None:
         )
 
 
-def _warn_of_unknown_credits(error: APIError, log: Log) -> None:
-    log.warning(
-        "Could not ask for the account's credits; continuing without knowing them: %s", error
-    )
+async def _is_the_api(client: NanoBananaClient) -> bool:
+    """Whether record-info is answered as documented; about which task does not matter."""
+    try:
+        await client.get_task_details("nanobanana-blocks-check")
+    except (ProtocolError, NetworkError):
+        return False
+    except APIError:
+        return True
+    return True
 
 
-async def _ask_credits(client: NanoBananaClient) -> int:
+async def _ask_credits(client: NanoBananaClient) -> int | float:
     """Ask for the account's credits, again for a while where no answer comes."""
     with anyio.move_on_after(UNREACHABLE_SECONDS):
         while True:

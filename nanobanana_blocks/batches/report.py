@@ -50,7 +50,7 @@ class BatchReport(LandingReport):
     started_at: datetime
     updated_at: datetime
     finished_at: datetime | None = None
-    credits_before: int | None = None
+    credits_before: int | float | None = None
     _outcomes: Sequence[RowOutcome] = PrivateAttr()
 
     def __init__(self, *, outcomes: Sequence[RowOutcome], **fields: Any) -> None:

@@ -26,6 +26,7 @@ from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
     DestinationError,
+    Forbidden,
     NanoBananaError,
     NetworkError,
     OutOfCredits,
@@ -53,8 +54,6 @@ LAST_SUBMIT_SECONDS = 20.0
 
 Prefect's workers kill a run half a minute after they have told it to end.
 """
-
-FORBIDDEN = 403
 
 
 @dataclass(frozen=True)
@@ -287,7 +286,7 @@ class Submitter:
                 return await self.ledger.unconfirmed(entry, ErrorSummary.of(told))
             return self.ledger.latest(entry.key) or entry
         except BadRequest as error:
-            if _is_forbidden(error):
+            if isinstance(error, Forbidden):
                 await self._raise_refusal(entry, error)
             await self.ledger.refused(entry, ErrorSummary.of(error))
             raise
@@ -311,7 +310,7 @@ class Submitter:
                 entry.file_name,
                 trouble,
             )
-        if _is_forbidden(error):
+        if isinstance(error, Forbidden):
             self._forbidden_in_a_row += 1
             if self._forbidden_in_a_row >= MAX_FORBIDDEN_IN_A_ROW:
                 self._no_more = BadRequest(
@@ -348,11 +347,6 @@ class Submitter:
                 error,
             )
             return self.ledger.latest(entry.key) or entry
-
-
-def _is_forbidden(error: NanoBananaError) -> bool:
-    """Whether a submit met a 403, as of a firewall that dislikes its prompt."""
-    return isinstance(error, APIError) and FORBIDDEN in (error.http_status, error.code)
 
 
 def _future() -> asyncio.Future[str]:

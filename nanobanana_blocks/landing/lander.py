@@ -21,7 +21,6 @@ from nanobanana_blocks.api.waiting import check_timeout
 from nanobanana_blocks.concurrency import run_concurrently
 from nanobanana_blocks.errors import (
     NanoBananaError,
-    OutOfCredits,
     Unauthorized,
     WaitTimedOut,
 )
@@ -215,7 +214,7 @@ class Lander:
         attempt.single_polls = 1
         try:
             details = await self._client.get_task_details(attempt.task_id)
-        except (Unauthorized, OutOfCredits) as error:
+        except Unauthorized as error:
             error.is_fatal = True
             raise
         if not details.status.is_final:

@@ -52,6 +52,8 @@ class Api:
         if task_id:
             state.counts.looks[task_id] += 1
         fault = await endure(state.strike(route, task_id), self._closing.pause)
+        if fault and fault.kind == "drop-kept-alive" and exchange.is_first_on_connection:
+            fault = None
         if fault is None:
             await exchange.answer(await self._answer(exchange, route, task_id))
             return
@@ -71,8 +73,18 @@ class Api:
         if route == "record-info":
             return self._record_info(task_id)
         if route == "credit":
-            return Answer(encode({"code": 200, "msg": "success", "data": self._state.credits_left}))
+            return Answer(encode({"code": 200, "msg": "success", "data": self._balance()}))
         return await self._submit(exchange, route)
+
+    def _balance(self) -> int | float | str:
+        left = self._state.credits_left
+        match self._state.settings.credits_as:
+            case "decimal":
+                return left + 0.5
+            case "decimal-text":
+                return f"{left}.50"
+            case _:
+                return left
 
     def _refuse(self, code: int, message: str | None = None, *, route: str = "") -> Answer:
         status = code if self._state.settings.refusals_as_http_status else 200

@@ -153,7 +153,8 @@ def _finished(state: SandboxState, task: GenerationTask) -> dict[str, Any]:
     record["successFlag"] = SUCCESS_FLAGS[task.plan.outcome]
     record["errorCode"], record["errorMessage"] = _error(task)
     if task.plan.outcome == "success":
-        record["response"] = _response(state, task)
+        place = "info" if task.plan.urls_as == "info" else "response"
+        record[place] = _response(state, task)
     return record
 
 
@@ -189,6 +190,13 @@ def _response(state: SandboxState, task: GenerationTask) -> dict[str, Any]:
         response["resultImageUrl"] = next(iter(urls), None)
     elif shape == "list":
         response["resultImageUrl"] = urls
+    elif shape == "gaps":
+        response["resultImageUrls"] = [None if n % 2 == 0 else url for n, url in enumerate(urls)]
+        response["originImageUrls"] = [
+            _url(state, task, "origin", number) for number in range(1, len(urls) + 1)
+        ]
+    elif shape == "info":
+        response["resultImageUrl"] = urls if len(urls) > 1 else next(iter(urls), None)
     else:
         response[shape] = urls
     return response

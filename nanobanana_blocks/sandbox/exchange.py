@@ -7,6 +7,7 @@ application its transport. It knows nothing of the API.
 from __future__ import annotations
 
 import hmac
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
 
 TRANSPORT = "nanobanana.transport"
+REQUEST_NUMBER = "nanobanana.request_number"
 
 
 class BreakableProtocol(H11Protocol):
@@ -31,8 +33,11 @@ class BreakableProtocol(H11Protocol):
         super().connection_made(transport)
         application: Any = self.app
 
+        requests = itertools.count(1)
+
         async def with_transport(scope: Any, receive: Any, send: Any) -> None:
             scope[TRANSPORT] = transport
+            scope[REQUEST_NUMBER] = next(requests)
             await application(scope, receive, send)
 
         self.app = with_transport
@@ -60,6 +65,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.query: bytes = scope["query_string"]
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.is_first_on_connection: bool = scope[REQUEST_NUMBER] == 1
         self._transport: Transport = scope[TRANSPORT]
         self._receive = receive
         self._send = send

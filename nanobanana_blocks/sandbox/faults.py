@@ -51,6 +51,7 @@ class Misbehaviour:
         """Spoil the answer."""
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "drop": self._exchange.drop,
+            "drop-kept-alive": self._exchange.drop,
             "huge-body": self._huge_body,
             "truncated-transfer": self._truncated_transfer,
             "truncated-chunked": self._truncated_chunked,

@@ -26,7 +26,7 @@ Target = Literal[
 MediaType = Literal["image/png", "image/jpeg", "image/webp"]
 Death = Literal["never", "first-look", "always"]
 TimeStyle = Literal["service", "24-oclock", "epoch-milliseconds", "garbage"]
-UrlShape = Literal["string", "list", "resultImageUrls", "resultUrls"]
+UrlShape = Literal["string", "list", "resultImageUrls", "resultUrls", "info", "gaps"]
 CallbackShape = Literal["generate", "record-info"]
 
 FaultKind = Literal[
@@ -34,6 +34,7 @@ FaultKind = Literal[
     "body-code",
     "latency",
     "drop",
+    "drop-kept-alive",
     "redirect",
     "html",
     "not-json",
@@ -50,7 +51,9 @@ FaultKind = Literal[
     "drip",
     "empty",
 ]
-API_ONLY_KINDS: frozenset[str] = frozenset({"body-code", "not-json", "not-envelope", "huge-body"})
+API_ONLY_KINDS: frozenset[str] = frozenset(
+    {"body-code", "drop-kept-alive", "not-json", "not-envelope", "huge-body"}
+)
 IMAGE_ONLY_KINDS: frozenset[str] = frozenset(
     {
         "truncated-image",
@@ -106,7 +109,8 @@ class TaskPlan(_Frozen):
     urls_as: UrlShape | None = Field(
         default=None,
         description="Absent: `string` for one image, `list` for several. "
-        "`string` shows only the first image.",
+        "`string` shows only the first image; `info` puts them there instead of under `response`; "
+        "`gaps` gives null for every other one, and all origin URLs.",
     )
     origin_url: bool = Field(default=True, description="Whether originImageUrl is given.")
     dead_result_url: Death = "never"
@@ -144,6 +148,7 @@ class Fault(_Frozen):
     | `body-code` | an envelope that says no | `code`, `message`, `status` (200), `retry_after` |
     | `latency` | the ordinary answer (or the next fault), late | `seconds` |
     | `drop` | the connection closes without an answer | |
+    | `drop-kept-alive` | likewise, unless the request is the first on its connection | |
     | `redirect` | 302 to `url`; the word `self` gives a loop | `url` |
     | `html` | an HTML page with HTTP 200 | |
     | `not-json`, `not-envelope` | text, or JSON of another shape | |
@@ -228,6 +233,9 @@ class SandboxSettings(_Frozen):
     median_seconds: float = Field(default=18.0, gt=0)
     p99_seconds: float = Field(default=64.0, gt=0)
     credits: int = Field(default=10_000, ge=0)
+    credits_as: Literal["integer", "decimal", "decimal-text"] = Field(
+        default="integer", description="How the balance is told; sister products have decimals."
+    )
     submitted_task: TaskPlan = Field(
         default=TaskPlan(), description="How tasks behave that were made by a submit."
     )

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from nanobanana_blocks import NanoBananaClient, PollPolicy, TaskDetails, TaskStatus, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
-from nanobanana_blocks.api.client import check_base_url, read_retry_after
+from nanobanana_blocks.api.connection import check_base_url, read_retry_after
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from tests.support.raw_http import answer, raw_server, success
 from tests.support.until import until
@@ -55,7 +55,7 @@ async def test_a_finished_task_is_read(sandbox: Sandbox, client: NanoBananaClien
     [
         (Fault(kind="body-code", code=401, message="No access"), errors.Unauthorized, False),
         (Fault(kind="http-status", status=401), errors.Unauthorized, False),
-        (Fault(kind="http-status", status=403), errors.Unauthorized, False),
+        (Fault(kind="http-status", status=403), errors.Forbidden, True),
         (Fault(kind="body-code", code=402, message="Top up."), errors.OutOfCredits, False),
         (Fault(kind="http-status", status=402), errors.OutOfCredits, False),
         (Fault(kind="body-code", code=404), errors.UnknownTask, False),
@@ -196,7 +196,7 @@ async def test_a_pause_ends(sandbox: Sandbox, client: NanoBananaClient) -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
-        *((None, None), ("", None), ("soon", None), ("-1", None), ("nan", None), ("1e9", None)),
+        *((None, None), ("", None), ("soon", None), ("-1", 0.0), ("nan", None), ("1e9", None)),
         *(("0", 0.0), (" 7 ", 7.0), ("1.5", 1.5), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)),
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
     ],

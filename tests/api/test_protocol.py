@@ -214,7 +214,8 @@ def test_times_are_read_leniently(raw: object, expected: datetime | None) -> Non
     [
         (200, {"code": 401, "msg": "You do not have access permissions"}, "Unauthorized", False),
         (401, {"code": 401, "msg": "Unauthorized"}, "Unauthorized", False),
-        (403, "<html>", "Unauthorized", False),
+        (403, "<html>", "Forbidden", True),
+        (200, {"code": 403, "msg": "no"}, "Forbidden", True),
         (200, {"code": 402, "msg": "Please top up."}, "OutOfCredits", False),
         (200, {"code": 404, "msg": "Task not found"}, "UnknownTask", False),
         (200, {"code": 422, "msg": "recordInfo is null"}, "UnknownTask", False),

@@ -10,6 +10,7 @@ import pytest
 
 from nanobanana_blocks import NanoBananaClient, errors
 from nanobanana_blocks.api import waiting
+from nanobanana_blocks.api.connection import Connection
 from nanobanana_blocks.batches import reporting
 from nanobanana_blocks.batches import submitter as submitting
 from nanobanana_blocks.batches.batch import Batch
@@ -79,14 +80,14 @@ async def test_the_intent_is_durable_before_the_submit(
 ) -> None:
     """When the API is asked, the ledger says already that it was going to be."""
     seen = []
-    exchange = NanoBananaClient._exchange
+    exchange = Connection.exchange
 
-    async def watched(self: NanoBananaClient, method: str, *arguments: Any) -> Any:
+    async def watched(self: Connection, method: str, path: str, **sending: Any) -> Any:
         if method == "POST":
             seen.append(await entries(tmp_path))
-        return await exchange(self, method, *arguments)
+        return await exchange(self, method, path, **sending)
 
-    monkeypatch.setattr(NanoBananaClient, "_exchange", watched)
+    monkeypatch.setattr(Connection, "exchange", watched)
     [row] = rows = prompts(1)
     await run(sandbox, tmp_path, rows)
     assert seen == [{row.key: AttemptState.RESERVED}]

@@ -50,10 +50,13 @@ async def api(sandbox: Sandbox) -> AsyncIterator[NanoBananaClient]:
         yield made
 
 
-def client_for(sandbox: Sandbox, *, key: str = "", timeout: float = 30) -> NanoBananaClient:
+def client_for(sandbox: Sandbox, *, key: str = "", submit_timeout: float = 300) -> NanoBananaClient:
     """A client without spacing between requests."""
     made = NanoBananaClient(
-        key or sandbox.api_key, sandbox.base_url, timeout=timeout, budget=RequestBudget(1000)
+        key or sandbox.api_key,
+        sandbox.base_url,
+        submit_timeout=submit_timeout,
+        budget=RequestBudget(1000),
     )
     made.submit_budget.allow(1000)
     return made
@@ -297,7 +300,7 @@ async def test_what_is_not_known_is_doubted_and_not_repeated(
 async def test_an_answer_that_does_not_come(sandbox: Sandbox) -> None:
     """Rule: a submit that is not answered in time may have been billed, and is not repeated."""
     sandbox.add_fault(Fault(kind="latency", on="submit", seconds=1))
-    async with client_for(sandbox, timeout=0.2) as api:
+    async with client_for(sandbox, submit_timeout=0.2) as api:
         error = await refusal(api)
     assert type(error) is errors.UnconfirmedSubmit
     assert "no answer within 0.2 s." in str(error)
@@ -523,22 +526,24 @@ JSON = st.recursive(
 @given(JSON)
 def test_an_answer_is_a_value_or_a_protocol_error(data: Any) -> None:
     """Rule: whatever is where the task's id or the credits should be, nothing else happens."""
-    for read, kind in ((read_submitted, str), (read_credits, int)):
+    for read, kind in ((read_submitted, str), (read_credits, (int, float))):
         with contextlib.suppress(errors.ProtocolError):
-            assert type(read(data)) is kind
+            assert isinstance(read(data), kind)
 
 
-@pytest.mark.parametrize("data", [None, True, "", "7 5", 1.5, float("nan"), [], {}])
+@pytest.mark.parametrize("data", [None, True, "", "7 5", float("nan"), "inf", [], {}])
 def test_credits_that_are_none(data: Any) -> None:
-    """Rule: anything but a whole number is no number of credits."""
-    with pytest.raises(errors.ProtocolError, match="not a whole number"):
+    """Rule: anything but a number is no number of credits."""
+    with pytest.raises(errors.ProtocolError, match="not a number"):
         read_credits(data)
 
 
-@pytest.mark.parametrize("data", [7, "7", 7.0])
-def test_credits_in_any_spelling(data: Any) -> None:
-    """Rule: a whole number is one also where it is sent as text."""
-    assert read_credits(data) == 7
+@pytest.mark.parametrize(
+    ("data", "credits_left"), [(7, 7), ("7", 7), (7.0, 7), (812.5, 812.5), ("4335.86", 4335.86)]
+)
+def test_credits_in_any_spelling(data: Any, credits_left: float) -> None:
+    """Rule: a number is one also with decimals, or where it is sent as text."""
+    assert read_credits(data) == credits_left
 
 
 @pytest.mark.parametrize("task_id", ["", " ", "a b", "x" * 300, None, 7, ["t"], "a\nb"])

@@ -266,7 +266,6 @@ def test_wrong_token_looks_like_any_unknown_path(receiver: Receiver) -> None:
         (b'{"code":200,"data":{"taskId":"SECRET BODY"}}', JSON, 400),
         (b'{"code":200,"data":{"taskId":"\\ud800"}}', JSON, 400),
         (b'{"code":200,"data":{"taskId":"' + b"S" * 300 + b'"}}', JSON, 400),
-        (b'{"code":200,"data":{"taskId":7}}', JSON, 400),
         (b"[" * 60_000, JSON, 400),
         (b'{"data":' * 8_000, JSON, 400),
         (b"9" * 60_000, JSON, 400),

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -466,16 +466,58 @@ async def test_a_summary_that_cannot_be_written_is_no_failure(
     assert statuses(report) == ["landed"] * 2
 
 
-@pytest.mark.parametrize("kind", ["html", "drop", "not-envelope"])
-async def test_credits_that_nobody_tells_stop_nothing(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Lines, kind: Any
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault(kind="html", on="api"), errors.ProtocolError),
+        (Fault(kind="drop", on="api"), errors.NetworkError),
+    ],
+)
+async def test_nothing_is_sent_where_the_api_does_not_answer(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    error: type[errors.APIError],
 ) -> None:
-    """A batch begins where the question for the credits has no answer, and the log says so."""
+    """Prompts are not sent on to what answers neither question as the API does."""
     monkeypatch.setattr(opening, "UNREACHABLE_SECONDS", 0.2)
-    sandbox.add_fault(Fault(kind=kind, on="credit"))
+    sandbox.add_fault(fault)
+    with pytest.raises(error):
+        await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
+    assert set(sandbox.stats().requests) == {"credit", "record-info"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="html", on="credit"),
+        Fault(kind="drop", on="credit"),
+        Fault(kind="http-status", status=404, on="credit"),
+        Fault(kind="http-status", status=403, on="credit"),
+        Fault(kind="body-code", code=402, on="credit"),
+    ],
+)
+async def test_a_balance_that_cannot_be_learned_stops_nothing(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Rule: only a balance that says too little, or a refused key, keeps rows from being sent."""
+    monkeypatch.setattr(opening, "UNREACHABLE_SECONDS", 0.2)
+    sandbox.add_fault(fault)
     report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
     assert statuses(report) == ["landed"] * 2
-    assert "Could not ask for the account's credits" in log.text
+    assert report.credits_before is None
+
+
+@pytest.mark.parametrize("credits_as", ["decimal", "decimal-text"])
+async def test_a_balance_with_decimals(
+    sandbox: Sandbox, tmp_path: Path, credits_as: Literal["decimal", "decimal-text"]
+) -> None:
+    """Rule: a balance is a number, whichever way a sister product writes it."""
+    sandbox.configure(credits_as=credits_as)
+    report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
+    assert statuses(report) == ["landed"] * 2
+    assert report.credits_before == 10_000.5
 
 
 async def test_other_words_in_braces_are_refused(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from nanobanana_blocks.api.client import (
     DEFAULT_BASE_URL,
     KEY_VARIABLE,
     NanoBananaClient,
-    check_api_key,
-    check_base_url,
     key_and_base_url_from_environment,
 )
+from nanobanana_blocks.api.connection import check_api_key, check_base_url
 from nanobanana_blocks.callbacks.tokens import check_secret
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials
 
