@@ -570,16 +570,3 @@ def test_requests_are_made_without_prefect() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert told.stdout.strip() == b"False"
-
-
-def test_a_generation_takes_plain_json() -> None:
-    """Rule: who has JSON, as forms and other programs do, need not name the usual endpoint."""
-    made = NanoBananaGeneration.model_validate(
-        {
-            "credentials": {"api_key": "k3y"},
-            "request": {"prompt": "a fox", "numImages": 2},
-            "poll": {"requests_per_second": 5},
-        }
-    )
-    assert made.request.endpoint.value == "generate"
-    assert made.request.images_asked_for == 2

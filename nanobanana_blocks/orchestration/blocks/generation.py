@@ -6,7 +6,7 @@ Nothing here lands an image.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from prefect.blocks.abstract import JobBlock, JobRun
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 from pydantic.config import JsonDict
 
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
-from nanobanana_blocks.api.requests import Endpoint, GenerationRequest, check_callback_url
+from nanobanana_blocks.api.requests import GenerationRequest, check_callback_url
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -159,14 +159,6 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         title="Poll Policy",
         description="When to ask whether the generation task has ended.",
     )
-
-    @field_validator("request", mode="before")
-    @classmethod
-    def _default_endpoint(cls, value: object) -> object:
-        """Plain JSON that names no endpoint is for the first, as in manifests and tasks."""
-        if isinstance(value, Mapping) and "endpoint" not in value:
-            return {"endpoint": Endpoint.GENERATE, **value}
-        return value
 
     @field_validator("callback_url")
     @classmethod
