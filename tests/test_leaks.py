@@ -20,6 +20,7 @@ from flows.sweep import sweep
 from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing import lander as landing
@@ -70,9 +71,10 @@ def log() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
-    monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "SHORT_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0.1)
+    impatient = Patience(
+        max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1
+    )
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
     patient = partial(ImageDownloader, first_pause_seconds=0.01, max_bytes=1 << 20)
     monkeypatch.setattr(landing, "ImageDownloader", patient)
 

@@ -139,7 +139,12 @@ class NanoBananaClient:
         )
 
     async def wait_for_task(
-        self, task_id: str, timeout: float = 900.0, poll: PollPolicy | None = None
+        self,
+        task_id: str,
+        timeout: float = 900.0,
+        poll: PollPolicy | None = None,
+        *,
+        just_submitted: bool = False,
     ) -> TaskDetails:
         """Ask until the generation task has ended, well or badly; `raise_for_status()` tells.
 
@@ -147,14 +152,17 @@ class NanoBananaClient:
 
         Args:
             task_id: The generation task.
-            timeout: Seconds to wait at most; one last look follows.
+            timeout: Seconds to wait at most; one final poll follows.
             poll: When to ask; `PollPolicy()` learns when an answer is likely.
+            just_submitted: The service itself has just given this id. It may then be unknown to
+                record-info for as long as it is waited for, and not for 15 s.
 
         Raises:
             WaitTimedOut: The task had not ended in time.
             APIError: A failure that waiting does not mend, or that outlasted its bound.
         """
-        return await self.waiter(poll or PollPolicy()).watch(task_id, timeout).ended()
+        waiter = self.waiter(poll or PollPolicy())
+        return await waiter.watch(task_id, timeout, just_submitted=just_submitted).ended()
 
     async def submit(
         self,

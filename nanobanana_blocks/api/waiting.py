@@ -1,8 +1,8 @@
-"""One waiter for any number of generation tasks; it asks through a function and sends nothing.
+"""One waiter for any number of generation tasks: a queue, and a few polls in flight.
 
-All tasks stand in one queue ordered by when each is to be asked about next. A few looks are in
-flight at a time; the request budget is theirs, not the waiter's, to respect. Deadlines are on the
-event loop's monotonic clock.
+What follows from an answer is decided in `wait_state`, when to poll in `schedule`; this module
+polls through a function and sends nothing itself. The request budget is the function's to respect.
+Times are on the event loop's monotonic clock.
 """
 
 from __future__ import annotations
@@ -12,79 +12,71 @@ import copy
 import heapq
 import itertools
 import math
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 
-from nanobanana_blocks.api.details import TaskDetails, TaskStatus
+from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
+from nanobanana_blocks.api.wait_state import (
+    DEFAULT_PATIENCE,
+    Ended,
+    Failed,
+    Patience,
+    PollAgain,
+    Verdict,
+    Wait,
+)
 from nanobanana_blocks.errors import (
     APIError,
-    Forbidden,
-    ImageUnavailable,
     InvalidInput,
     NanoBananaError,
     NetworkError,
     ProtocolError,
-    ServerError,
-    Unauthorized,
-    UnknownTask,
-    WaitTimedOut,
 )
 
-NEW_TASK_GRACE_SECONDS = 15.0
-"""How long an id may be unknown: a task just created is not always visible at once."""
+SILENCE_SECONDS = 150.0
+"""Where no poll was answered for so long, waits past their deadline end without a final poll.
 
-NEVER_HEARD_SECONDS = 30.0
-"""How long the API may be out of reach when it never answered at all."""
+A pause that the service asks for lasts 120 s at most, and a request 30 s.
+"""
 
-SERVER_EXCEPTION_SECONDS, SERVER_EXCEPTION_LOOKS = 120.0, 6
-"""How long "Server exception" (body code 500) is ridden out: it may be for good."""
+CHECK_SECONDS = 10.0
+"""How often such silence is looked for."""
 
-FINAL_LOOK_SECONDS = 30.0
-"""How long past its deadline a task's last look may take."""
+ENDED_AT_ONCE = 200
+"""After so many waits ended together, others have a turn on the event loop."""
 
-CONFIRM_SECONDS = 5.0
-"""When to ask again about a task whose end only a code of the envelope tells."""
+HINTED_SHARE = 0.5
+"""What polls after unconfirmed or repeated hints may take of the requests allowed."""
 
-AFTER_HINT_SECONDS = 2.0
-"""When to look again at a task that was said to be done and is not: record-info may lag behind."""
-
-MAX_BACKOFF_SECONDS = 30.0
-SHORT_BACKOFF_SECONDS = 4.0
-"""For what the service itself may not know yet."""
-
-PROTOCOL_ERRORS_BORNE = 2
-LOOKS_FOR_URLS = 5
-
-Look = Callable[[str], Awaitable[TaskDetails]]
+Poll = Callable[[str], Awaitable[TaskDetails]]
 
 
 class Watch:
     """One generation task being waited for.
 
     Attributes:
-        task_id: The generation task.
-        polls: Looks taken so far.
         waited_seconds: From the start of the wait to its end, or 0 while it lasts.
     """
 
-    def __init__(self, task_id: str, started: float, deadline: float) -> None:
-        self.task_id = task_id
-        self.polls = 0
+    __slots__ = ("due", "ending", "state", "waited_seconds")
+
+    def __init__(self, state: Wait, ending: asyncio.Future[TaskDetails]) -> None:
+        """For `TaskWaiter`, which alone uses `state`, `ending` and `due`."""
+        self.state = state
+        self.ending = ending
+        self.due = state.started
         self.waited_seconds = 0.0
-        self._started = started
-        self._deadline = deadline
-        self._due = started
-        self._looking = False
-        self._woken = False
-        self._hinted = False
-        self._ended_by_code = False
-        self._last_look: float | None = None
-        self._trouble: NanoBananaError | None = None
-        self._trouble_since = started
-        self._trouble_looks = 0
-        self._future: asyncio.Future[TaskDetails] = asyncio.get_running_loop().create_future()
-        self._expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The generation task."""
+        return self.state.task_id
+
+    @property
+    def polls(self) -> int:
+        """Polls taken so far."""
+        return self.state.polls
 
     async def ended(self) -> TaskDetails:
         """The task's final details.
@@ -92,240 +84,252 @@ class Watch:
         Raises:
             NanoBananaError: What `NanoBananaClient.wait_for_task` raises.
         """
-        return await self._future
+        return await self.ending
 
 
 class TaskWaiter:
     """Waits for many generation tasks at once.
 
     Args:
-        look: Asks about one task, once; raises `APIError`.
-        policy: When to ask.
-        max_in_flight: Looks under way at most.
+        poll: Asks about one task, once; raises `APIError`.
+        policy: When to poll.
+        max_in_flight: Polls under way at most.
+        patience: What errors are borne, and how long.
         seed: Makes the schedule's jitter repeatable.
     """
 
     def __init__(
         self,
-        look: Look,
+        poll: Poll,
         policy: PollPolicy,
         *,
         max_in_flight: int = 8,
+        patience: Patience | None = None,
         seed: int | None = None,
     ) -> None:
-        self._look = look
+        self._poll = poll
+        self._patience = patience or DEFAULT_PATIENCE
         self._schedule = PollSchedule(policy, seed=seed)
         self._slots = asyncio.Semaphore(max_in_flight)
-        self._queue: list[tuple[float, int, Watch]] = []
-        self._order = itertools.count()
-        self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
-        self._changed = asyncio.Event()
-        self._looks: set[asyncio.Task[None]] = set()
+        self._queue = _PollQueue()
+        self._watches: dict[str, list[Watch]] = {}
+        self._polls: set[asyncio.Task[None]] = set()
         self._dispatcher: asyncio.Task[None] | None = None
-        self._heard = False
+        self._was_heard = False
+        self._silence = _Silence(max(SILENCE_SECONDS, 10 / policy.requests_per_second))
+        self._hinted_polls = _Allowance(HINTED_SHARE * policy.requests_per_second)
+        self._endings: deque[tuple[Watch, Exception]] = deque()
+        self._check: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """How many waits are under way."""
-        return sum(len(watches) for watches in self._watches.values())
+        return sum(map(len, self._watches.values()))
 
-    def watch(self, task_id: str, timeout: float) -> Watch:
-        """Begin to wait for a task, `timeout` seconds at most; the first look is due at once."""
+    def watch(self, task_id: str, timeout: float, *, just_submitted: bool = False) -> Watch:
+        """Begin to wait for a task; the first poll is due at once.
+
+        Args:
+            task_id: The generation task.
+            timeout: Seconds to wait at most; one final poll follows.
+            just_submitted: The service itself has just given this id. It may then be unknown to
+                record-info for as long as it is waited for, and not for 15 s.
+        """
         check_timeout(timeout)
         loop = asyncio.get_running_loop()
-        watch = Watch(task_id, loop.time(), loop.time() + timeout)
-        watch._expiry = loop.call_at(watch._deadline + FINAL_LOOK_SECONDS, self._expire, watch)
-        watch._future.add_done_callback(lambda _: self._forget(watch))
-        self._watches[task_id].add(watch)
-        self._enqueue(watch, loop.time())
+        state = Wait(
+            task_id,
+            started=loop.time(),
+            timeout=timeout,
+            just_submitted=just_submitted,
+            patience=self._patience,
+        )
+        watch = Watch(state, loop.create_future())
+        watch.ending.add_done_callback(lambda _: self._forget(watch))
+        self._watches.setdefault(task_id, []).append(watch)
+        self._queue.push(watch, state.started)
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
+        if self._check is None:
+            self._silence.broken(state.started)
+            self._check = loop.call_later(CHECK_SECONDS, self._check_for_silence)
         return watch
 
     def wake(self, task_id: str) -> bool:
-        """Have a task looked at now; whether anybody waits for it."""
+        """Poll a task soon, since it is said to have ended; return whether anybody waits for it.
+
+        A hint holds until record-info confirms it, or through a short series of polls. It only
+        adds polls; all but the first of a wait share a part of the requests allowed.
+        """
         watches = self._watches.get(task_id, ())
+        now = _now()
         for watch in watches:
-            watch._woken = True
-            if not watch._looking:
-                self._enqueue(watch, asyncio.get_running_loop().time())
+            is_first = not watch.state.is_hinted
+            if again := watch.state.hint(now):
+                due = self._due(again, now, is_spared=is_first)
+                if due < watch.due:
+                    self._queue.push(watch, due)
         return bool(watches)
 
     async def aclose(self) -> None:
         """End all waits with an error, and leave nothing running."""
-        running = [task for task in (self._dispatcher, *self._looks) if task]
+        running = [task for task in (self._dispatcher, *self._polls) if task]
         self._dispatcher = None
         for task in running:
             task.cancel()
         for watch in self._all_watches():
-            self._fail(
-                watch,
-                NanoBananaError("the client was closed meanwhile.", task_id=watch.task_id),
-            )
+            error = NanoBananaError("the client was closed meanwhile.", task_id=watch.task_id)
+            _fail(watch, error)
+        self._endings.clear()
+        if self._check:
+            self._check.cancel()
+            self._check = None
         await asyncio.gather(*running, return_exceptions=True)
 
     def _forget(self, watch: Watch) -> None:
-        watch.waited_seconds = asyncio.get_running_loop().time() - watch._started
-        if watch._expiry:
-            watch._expiry.cancel()
-        self._watches[watch.task_id].discard(watch)
-        if not self._watches[watch.task_id]:
+        watch.waited_seconds = _now() - watch.state.started
+        watches = self._watches[watch.task_id]
+        watches.remove(watch)
+        if not watches:
             del self._watches[watch.task_id]
 
-    def _enqueue(self, watch: Watch, due: float) -> None:
-        watch._due = due
-        heapq.heappush(self._queue, (due, next(self._order), watch))
-        if self._queue[0][2] is watch:
-            self._changed.set()
+    def _all_watches(self) -> list[Watch]:
+        return list(itertools.chain.from_iterable(self._watches.values()))
 
     async def _dispatch(self) -> None:
         while True:
             await self._slots.acquire()
-            watch = await self._next_due()
-            watch._looking = True
-            look = asyncio.get_running_loop().create_task(self._take_look(watch))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+            watch = await self._queue.next_due()
+            watch.state.begin_poll(_now())
+            poll = asyncio.get_running_loop().create_task(self._poll_once(watch))
+            self._polls.add(poll)
+            poll.add_done_callback(self._polls.discard)
 
-    def _all_watches(self) -> list[Watch]:
-        return [watch for watches in self._watches.values() for watch in watches]
+    async def _poll_once(self, watch: Watch) -> None:
+        try:
+            verdict = await self._ask(watch.state)
+        except Exception as error:
+            _fail(watch, error)
+        else:
+            self._settle(watch, verdict)
+        finally:
+            self._slots.release()
 
-    async def _next_due(self) -> Watch:
+    async def _ask(self, state: Wait) -> Verdict:
+        try:
+            details = await self._poll(state.task_id)
+        except NanoBananaError as error:
+            if isinstance(error, APIError) and not isinstance(error, NetworkError):
+                self._silence.broken(_now())
+                self._was_heard |= not isinstance(error, ProtocolError)
+            return state.after_error(error, _now(), self._schedule, was_heard=self._was_heard)
+        self._was_heard = True
+        self._silence.broken(_now())
+        return state.after_answer(details, _now(), self._schedule)
+
+    def _settle(self, watch: Watch, verdict: Verdict) -> None:
+        if watch.ending.done():
+            return
+        match verdict:
+            case Ended(details):
+                watch.ending.set_result(details)
+            case Failed(error, concerns_all=True):
+                self._end_all(self._all_watches(), error)
+            case Failed(error):
+                _fail(watch, error)
+            case PollAgain():
+                self._queue.push(watch, self._due(verdict, _now()))
+
+    def _due(self, again: PollAgain, now: float, *, is_spared: bool = False) -> float:
+        """When the next poll is due; polls because of hints keep to their share."""
+        if again.hinted is None or again.hinted >= again.scheduled:
+            return again.scheduled
+        if is_spared:
+            return again.hinted
+        return min(again.scheduled, self._hinted_polls.reserve(again.hinted, now))
+
+    def _end_all(self, watches: Iterable[Watch], error: NanoBananaError) -> None:
+        """End waits by an error that is about the key or the server, not about one task."""
+        for watch in watches:
+            own = copy.copy(error)
+            own.task_id, own.is_fatal = None, True
+            self._endings.append((watch, own))
+        self._end_some()
+
+    def _end_some(self) -> None:
+        for _ in range(min(len(self._endings), ENDED_AT_ONCE)):
+            _fail(*self._endings.popleft())
+        if self._endings:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
+    def _check_for_silence(self) -> None:
+        """End the waits past their deadline where nothing is answered any more."""
+        now = _now()
+        if self._silence.lasts(now):
+            overdue = (watch for watch in self._all_watches() if watch.state.is_overdue(now))
+            self._endings.extend((watch, watch.state.timed_out(now).error) for watch in overdue)
+            self._end_some()
+        self._check = None
+        if self._watches:
+            loop = asyncio.get_running_loop()
+            self._check = loop.call_later(CHECK_SECONDS, self._check_for_silence)
+
+
+class _PollQueue:
+    """Waits in the order in which they are to be polled."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Watch]] = []
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+
+    def push(self, watch: Watch, due: float) -> None:
+        """Have a wait polled at `due`, whatever it was queued for before."""
+        watch.due = due
+        heapq.heappush(self._heap, (due, next(self._order), watch))
+        if self._heap[0][2] is watch:
+            self._changed.set()
+
+    async def next_due(self) -> Watch:
+        """The next wait to poll, once it is due."""
         loop = asyncio.get_running_loop()
         while True:
-            while self._queue and self._is_stale(*self._queue[0]):
-                heapq.heappop(self._queue)
-            if self._queue and self._queue[0][0] <= loop.time():
-                return heapq.heappop(self._queue)[2]
+            while self._heap and _is_stale(*self._heap[0]):
+                heapq.heappop(self._heap)
+            if self._heap and self._heap[0][0] <= loop.time():
+                return heapq.heappop(self._heap)[2]
             self._changed.clear()
-            alarm = loop.call_at(self._queue[0][0], self._changed.set) if self._queue else None
+            alarm = loop.call_at(self._heap[0][0], self._changed.set) if self._heap else None
             await self._changed.wait()
             if alarm:
                 alarm.cancel()
 
-    @staticmethod
-    def _is_stale(due: float, _: int, watch: Watch) -> bool:
-        return watch._looking or watch._future.done() or due != watch._due
 
-    async def _take_look(self, watch: Watch) -> None:
-        asked_at = asyncio.get_running_loop().time()
-        watch._hinted = watch._woken
-        watch._woken = False
-        watch.polls += 1
-        try:
-            details = await self._look(watch.task_id)
-        except NanoBananaError as error:
-            due = self._after_trouble(watch, error)
-        except Exception as error:
-            self._fail(watch, error)
-            due = None
-        else:
-            self._heard = True
-            due = self._after_answer(watch, details, asked_at - watch._started)
-        finally:
-            watch._looking = False
-            self._slots.release()
-        if due is not None and not watch._future.done():
-            self._enqueue_next(watch, due)
+class _Silence:
+    """For how long the API has said nothing at all."""
 
-    def _enqueue_next(self, watch: Watch, due: float) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= watch._deadline:
-            self._expire(watch)
-        else:
-            self._enqueue(watch, now if watch._woken else min(due, watch._deadline))
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since = -math.inf
 
-    def _after_answer(self, watch: Watch, details: TaskDetails, elapsed: float) -> float | None:
-        """Settle the wait, or say when to look again."""
-        if details.status is TaskStatus.GENERATING:
-            watch._trouble, watch._ended_by_code = None, False
-            self._learn(self._schedule.observe_pending, watch, elapsed)
-            watch._last_look = elapsed
-            now = asyncio.get_running_loop().time()
-            delay = self._schedule.next_delay(now - watch._started)
-            return now + (min(delay, AFTER_HINT_SECONDS) if watch._hinted else delay)
-        if details.status is TaskStatus.SUCCESS and not details.image_count:
-            error = ImageUnavailable(
-                "the task is done, but the API gives no image URL.", task_id=watch.task_id
-            )
-            return self._after_trouble(watch, error)
-        if details.by_code and not watch._ended_by_code:
-            watch._ended_by_code = True
-            return asyncio.get_running_loop().time() + CONFIRM_SECONDS
-        self._learn(self._schedule.observe_completion, watch, elapsed)
-        if not watch._future.done():
-            watch._future.set_result(details)
-        return None
+    def broken(self, now: float) -> None:
+        self._since = max(self._since, now)
 
-    @staticmethod
-    def _learn(observe: Callable[[float | None, float], None], watch: Watch, age: float) -> None:
-        """Teach the schedule, but not by a look that a hint chose: those come when tasks end."""
-        if not watch._hinted:
-            observe(watch._last_look, age)
+    def lasts(self, now: float) -> bool:
+        return now - self._since >= self._seconds
 
-    def _after_trouble(self, watch: Watch, error: NanoBananaError) -> float | None:
-        """Say when to look again if that may mend `error`; else settle the wait."""
-        if isinstance(error, Unauthorized):
-            self._fail_all(error)
-        elif self._is_worth_another_look(watch, error):
-            asked = error.retry_after if isinstance(error, APIError) else None
-            soon = isinstance(error, (UnknownTask, ImageUnavailable))
-            longest = SHORT_BACKOFF_SECONDS if soon else MAX_BACKOFF_SECONDS
-            backoff = min(2.0 ** min(watch._trouble_looks - 1, 10), longest)
-            now = asyncio.get_running_loop().time()
-            return now + max(self._schedule.jittered(backoff), asked or 0.0)
-        elif self._heard:
-            self._fail(watch, error)
-        else:
-            self._fail_all(error)
-        return None
 
-    def _is_worth_another_look(self, watch: Watch, error: NanoBananaError) -> bool:
-        now = asyncio.get_running_loop().time()
-        if type(watch._trouble) is not type(error):
-            watch._trouble_since, watch._trouble_looks = now, 0
-        watch._trouble = error
-        watch._trouble_looks += 1
-        lasted = now - watch._trouble_since
-        if isinstance(error, APIError) and not isinstance(error, (NetworkError, ProtocolError)):
-            self._heard = True
-        if isinstance(error, UnknownTask):
-            return lasted < NEW_TASK_GRACE_SECONDS
-        if isinstance(error, ProtocolError):
-            return watch._trouble_looks <= PROTOCOL_ERRORS_BORNE
-        if isinstance(error, NetworkError):
-            return self._heard or lasted < NEVER_HEARD_SECONDS
-        if isinstance(error, ImageUnavailable):
-            return watch._trouble_looks < LOOKS_FOR_URLS
-        if isinstance(error, Forbidden) or (isinstance(error, ServerError) and error.code == 500):
-            few = watch._trouble_looks < SERVER_EXCEPTION_LOOKS
-            return few or lasted < SERVER_EXCEPTION_SECONDS
-        return error.retryable
+class _Allowance:
+    """Lets so many polls a second be due, and those beyond them later."""
 
-    def _expire(self, watch: Watch) -> None:
-        waited = asyncio.get_running_loop().time() - watch._started
-        last = f" The last answer was: {watch._trouble.message}" if watch._trouble else ""
-        known = "still generating" if watch._last_look is not None else "not known to have ended"
-        self._fail(
-            watch,
-            WaitTimedOut(
-                f"{known} after {waited:.0f} s and {watch.polls} polls.{last} "
-                "Running again picks it up.",
-                task_id=watch.task_id,
-            ),
-        )
+    def __init__(self, per_second: float) -> None:
+        self._seconds_each = 1 / per_second
+        self._spent_until = -math.inf
 
-    def _fail(self, watch: Watch, error: Exception) -> None:
-        if not watch._future.done():
-            watch._future.set_exception(error)
-            watch._future.exception()  # nobody may be listening any more
-
-    def _fail_all(self, error: NanoBananaError) -> None:
-        """End every wait: `error` is about the key or the server, not about one task."""
-        for watch in self._all_watches():
-            own = copy.copy(error)
-            own.task_id, own.is_fatal = None, True
-            self._fail(watch, own)
+    def reserve(self, due: float, now: float) -> float:
+        granted = max(due, self._spent_until)
+        self._spent_until = max(self._spent_until, now) + self._seconds_each
+        return granted
 
 
 def check_timeout(timeout: float) -> float:
@@ -333,3 +337,17 @@ def check_timeout(timeout: float) -> float:
     if not (math.isfinite(timeout) and timeout > 0):
         raise InvalidInput(f"timeout must be a positive number of seconds, not {timeout!r}")
     return timeout
+
+
+def _is_stale(due: float, _: int, watch: Watch) -> bool:
+    return watch.state.is_polling or watch.ending.done() or due != watch.due
+
+
+def _fail(watch: Watch, error: Exception) -> None:
+    if not watch.ending.done():
+        watch.ending.set_exception(error)
+        watch.ending.exception()  # nobody may be listening any more
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

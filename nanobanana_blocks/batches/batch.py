@@ -256,6 +256,7 @@ class Batch:
             replaces=self._ledger.task_ids(row.key),
             row_key=row.key,
             row_digest=entry.digest,
+            just_submitted=row.key in self.submitter.submitted,
         )
         await self._note_end(entry, progress)
 

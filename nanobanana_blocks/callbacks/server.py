@@ -28,7 +28,7 @@ SECRET_VARIABLE = "NANOBANANA_CALLBACK_SECRET"  # noqa: S105  # a name, not a se
 
 
 class ReceiverStartError(NanoBananaError):
-    """Raised when the receiver cannot listen at the address given; the message says why."""
+    """Raised when the receiver cannot listen where it was told to; the message says why."""
 
 
 class HoldsCallbackSecret(Protocol):
@@ -139,7 +139,7 @@ def _greet(
     announce("Receiving callbacks. Give this address as callBackUrl, and keep it private:")
     announce(f"  {url}")
     if public_url is None:
-        announce("  (only from this machine; --public-url says how the service reaches it)")
+        announce("  (only from this machine; --public-url tells how the service reaches it)")
     elif url.startswith("http:") and not is_private_host(urlsplit(url).hostname or ""):
         announce("  (without https, anybody on the way can read it and forge callbacks)")
     announce(f"  spool: {receiver.spool_path}")

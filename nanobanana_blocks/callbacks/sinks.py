@@ -82,9 +82,9 @@ class ConsumerCalls:
 
     async def deliver(self, batch: Sequence[Spooled]) -> Delivery:
         failures = await asyncio.gather(*(self._call(callback) for _, callback in batch))
-        results = zip(batch, failures, strict=True)
+        told = zip(batch, failures, strict=True)
         return Delivery(
-            [number for (number, _), failure in results if failure is None],
+            [number for (number, _), failure in told if failure is None],
             next((f"the consumer failed ({failure})" for failure in failures if failure), None),
         )
 

@@ -48,7 +48,7 @@ from nanobanana_blocks.landing.report import LandingStatus
 _SOURCE = "generate.jsonl"
 
 _log = logging.getLogger(f"{__name__}.plan")
-_log.setLevel(logging.WARNING)  # of one row there is no plan to report
+_log.setLevel(logging.WARNING)  # of one row there is no plan to tell
 
 
 def generate(

@@ -57,8 +57,8 @@ def save_key(
         try:
             asyncio.run(block.asave(name, overwrite=overwrite))
         except ValueError as refusal:
-            reason = str(refusal).replace("'overwrite=True'", "--overwrite")
-            raise InvalidInput(f"the block was not saved: {reason}") from None
+            told = str(refusal).replace("'overwrite=True'", "--overwrite")
+            raise InvalidInput(f"the block was not saved: {told}") from None
         typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
 
 
@@ -67,7 +67,7 @@ def automations(
         str | None,
         typer.Option(
             metavar="TYPE/NAME",
-            help="Saved notification block to notify of failed runs, such as slack-webhook/ops.",
+            help="Saved notification block to tell of failed runs, such as slack-webhook/ops.",
         ),
     ] = None,
     delete: Annotated[
@@ -77,7 +77,7 @@ def automations(
     """Have Prefect notice failed runs and dead workers.
 
     Makes an automation that marks runs Crashed whose worker has died and, with `--notify`, one that
-    notifies of runs that end Failed, Crashed or TimedOut. Made again, they are updated.
+    tells of runs that end Failed, Crashed or TimedOut. Made again, they are updated.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.observability.automations import (

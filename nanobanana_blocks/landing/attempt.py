@@ -31,6 +31,7 @@ class Attempt:
         self.row = row
         self.watch: Watch | None = None
         self.single_polls = 0
+        self.just_submitted = False
         self.already_landed = False
         self.images: list[LandedImage] = []
         self.asked_for = 0

@@ -151,6 +151,7 @@ class Lander:
         row_key: str | None = None,
         row_digest: str | None = None,
         wait: bool = True,
+        just_submitted: bool = False,
     ) -> LandingOutcome:
         """Land one generation task; what goes wrong with it is in the outcome.
 
@@ -167,11 +168,14 @@ class Lander:
             row_digest: The digest of that row's content.
             wait: Wait for it to end; else record-info is asked once, and a task that has not
                 ended counts as timed out.
+            just_submitted: The service itself has just given this id: it may be unknown to
+                record-info for as long as it is waited for.
 
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
         attempt = Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
+        attempt.just_submitted = just_submitted
         self.errors.pop(task_id, None)
         try:
             await self._attempt(attempt, wait=wait)
@@ -207,7 +211,9 @@ class Lander:
         await self._land_images(details, attempt, earlier)
 
     async def _wait(self, attempt: Attempt) -> TaskDetails:
-        attempt.watch = self._waiter.watch(attempt.task_id, self._timeout)
+        attempt.watch = self._waiter.watch(
+            attempt.task_id, self._timeout, just_submitted=attempt.just_submitted
+        )
         return await attempt.watch.ended()
 
     async def _poll_once(self, attempt: Attempt) -> TaskDetails:

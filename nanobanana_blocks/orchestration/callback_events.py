@@ -79,8 +79,8 @@ def _require_one_place(destination: str) -> None:
 class PrefectEvents:
     """The Prefect API that Prefect's own settings lead to: a server, or Prefect Cloud.
 
-    Events are posted, and their answer is waited for; Prefect's `emit_event` would only queue them
-    in this process. An open-source server answers once an event is in its memory, and drops events
+    Events are posted and the answer is awaited; Prefect's `emit_event` would only queue them in
+    this process. An open-source server answers once an event is in its memory, and drops events
     without a word where 10,000 are queued already (read in its source). It stored some 400 a second
     (measured, on two cores), hence the pace.
     """

@@ -15,6 +15,7 @@ from nanobanana_blocks import NanoBananaClient, PollPolicy, TaskDetails, TaskSta
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import check_base_url, read_retry_after
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from tests.support.raw_http import answer, raw_server, success
 from tests.support.until import until
@@ -410,7 +411,7 @@ async def test_a_wait_rides_out_what_passes(
     sandbox: Sandbox, client: NanoBananaClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rule: a dropped connection and a 429 do not end a wait."""
-    monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(max_backoff_seconds=0.05))
     task_id = sandbox.add_task(DONE)
     sandbox.add_fault(Fault(kind="drop", on="record-info", count=1))
     sandbox.add_fault(Fault(kind="body-code", code=429, retry_after=0.05, count=1))

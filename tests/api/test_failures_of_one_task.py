@@ -22,6 +22,7 @@ from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import time_limit
 from nanobanana_blocks.api.protocol import read_callback, read_record_info
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -32,9 +33,10 @@ PROMPT = GenerateRequest(prompt="a fig")
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "CONFIRM_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "SERVER_EXCEPTION_SECONDS", 0.0)
+    impatient = Patience(
+        confirm_seconds=0.05, max_backoff_seconds=0.05, server_exception_seconds=0.0
+    )
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
 
 
 @pytest.fixture

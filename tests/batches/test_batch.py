@@ -11,6 +11,7 @@ import pytest
 from nanobanana_blocks import NanoBananaClient, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.connection import Connection
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.batches import reporting
 from nanobanana_blocks.batches import submitter as submitting
 from nanobanana_blocks.batches.batch import Batch
@@ -217,7 +218,7 @@ async def test_a_task_unknown_to_another_key_is_not_given_up(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run with another account's key leaves a paid task to the next run; only `retry` pays."""
-    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0)
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
     sandbox.configure(submitted_task=TaskPlan(seconds=1000))
     rows = prompts(1)
     assert classes(await run(sandbox, tmp_path, rows, timeout=0.1)) == ["WaitTimedOut"]
@@ -231,11 +232,20 @@ async def test_a_task_unknown_to_another_key_is_not_given_up(
     assert sandbox.stats().submits == 1
 
 
+async def test_a_row_just_submitted_may_be_invisible_for_long(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose id the service has just given is not given up because record-info lags."""
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
+    sandbox.configure(submitted_task=TaskPlan(seconds=0, invisible_seconds=1))
+    assert statuses(await run(sandbox, tmp_path, prompts(3))) == ["landed"] * 3
+
+
 async def test_an_unknown_task_is_submitted_again_on_request(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row whose task the service has lost is paid for again where that is asked for."""
-    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0)
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
     rows = prompts(1)
     with Sandbox() as other:
         other.configure(submitted_task=TaskPlan(seconds=0))

@@ -28,6 +28,7 @@ from PIL import Image
 from nanobanana_blocks import LandingOutcome, LandingStatus, NanoBananaClient, PollPolicy, errors
 from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.images import download
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.verification import VerifiedImage
@@ -50,9 +51,10 @@ MAX_IMAGE_BYTES = 1 << 20
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what waits for others to mend, and make "too large" something small."""
     monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
-    monkeypatch.setattr(waiting, "MAX_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "SHORT_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(waiting, "NEW_TASK_GRACE_SECONDS", 0.1)
+    impatient = Patience(
+        max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1
+    )
+    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
     patient = partial(ImageDownloader, first_pause_seconds=0.01, max_bytes=MAX_IMAGE_BYTES)
     monkeypatch.setattr(landing, "ImageDownloader", patient)
 

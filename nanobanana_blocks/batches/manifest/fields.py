@@ -55,7 +55,7 @@ class RowDefaults(BaseModel):
     """What rows ask for where they do not say so themselves.
 
     A default holds for every row whose endpoint knows the field; one that holds for no row at all
-    is refused, since it is a mistake.
+    is refused, since it cannot be meant.
     """
 
     model_config = ConfigDict(

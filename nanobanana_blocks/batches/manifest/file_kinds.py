@@ -1,4 +1,4 @@
-"""What a file is that is no manifest, recognised by its first bytes, so that one message says it.
+"""What a file is that is no manifest, told by its first bytes, so that one message says it.
 
 Only kinds that people were seen to give by mistake are known: workbooks, archives, web pages.
 """
@@ -21,7 +21,7 @@ _IN_A_ZIP = (
     (b"word/", _OTHER.format("a Word document")),
     (b"opendocument.text", _OTHER.format("a text document")),
 )
-"""What the first names in a zip archive, or its directory at the end, say of it."""
+"""What the first names in a zip archive, or its directory at the end, tell of it."""
 
 _SIGNATURES = (
     (b"\x1f\x8b", _COMPRESSED.format("gzip")),

@@ -47,7 +47,7 @@ class Record:
 def split_rows(data: bytes, source: str) -> Iterator[Record | Problem]:
     """Give the rows of a manifest, and a problem for each that is none, in the file's order.
 
-    It ends early, with a problem, where no further row can be reported from the next. The format is
+    It ends early, with a problem, where no further row can be told from the next. The format is
     that of the extension of `source`; other files are JSONL if they begin with ``{``.
     """
     start = len(_BOM) if data.startswith(_BOM) else 0
@@ -66,7 +66,7 @@ def split_rows(data: bytes, source: str) -> Iterator[Record | Problem]:
 
 
 def oversize(size: int) -> Problem | None:
-    """Tell whether a file of `size` bytes is too large to be read."""
+    """Tell whether a file of `size` bytes is too large to be looked at."""
     if size <= MAX_FILE_BYTES:
         return None
     return Problem(None, None, f"it has {size:,} bytes, and a manifest at most {MAX_FILE_BYTES:,}")
@@ -214,7 +214,7 @@ def _json_row(number: int, text: str) -> Iterator[Record | Problem]:
 
 
 class _Unsplittable(Exception):
-    """Raised within the lines of a CSV file where its rows cannot be reported apart any further."""
+    """Raised within the lines of a CSV file where its rows cannot be told apart any further."""
 
 
 class _CsvLines(Iterator[str]):
@@ -238,7 +238,7 @@ class _CsvLines(Iterator[str]):
 
 
 def _csv_rows(data: bytes, start: int) -> Iterator[Record | Problem]:
-    titles, header, reported = 0, list[str](), set[int]()
+    titles, header, told = 0, list[str](), set[int]()
     for number, row in enumerate(_csv_cells(data, start), start=1):
         if isinstance(row, Problem):
             yield row
@@ -254,8 +254,8 @@ def _csv_rows(data: bytes, start: int) -> Iterator[Record | Problem]:
                 yield Problem(number, None, f"has {count}; is a comma not within quotes?")
                 continue
             for column, _ in cells:
-                if not header[column] and column not in reported:
-                    reported.add(column)
+                if not header[column] and column not in told:
+                    told.add(column)
                     yield Problem(number, None, _without_name(column))
             fields = {header[column]: cell for column, cell in cells if header[column]}
             yield Record(number, fields, titles)
@@ -288,7 +288,7 @@ def _header_problems(number: int, header: list[str]) -> Iterator[Problem]:
 
 
 def _without_name(column: int) -> str:
-    index = "; pandas writes its index so, unless reported index=False" if column == 0 else ""
+    index = "; pandas writes its index so, unless told index=False" if column == 0 else ""
     return f"has a value in column {column + 1}, which has no name in the header{index}"
 
 

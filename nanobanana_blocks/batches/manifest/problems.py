@@ -1,4 +1,4 @@
-"""What can be wrong with a manifest, and how it is worded; nothing is read or checked here.
+"""What can be wrong with a manifest, and how it is told; nothing is read or checked here.
 
 A message may be logged and mailed around, so it shows no prompt, no URL and no long value.
 """
@@ -39,7 +39,7 @@ class Problem:
 
     def __str__(self) -> str:
         row = None if self.row is None else f"row {self.row}"
-        place = ", ".join(part for part in (row, self.field and printable(self.field)) if part)
+        place = ", ".join(part for part in (row, self.field and shown(self.field)) if part)
         return f"{place}: {self.message}" if place else self.message
 
 
@@ -65,7 +65,7 @@ class InvalidManifest(InvalidInput):
         return cls("\n".join(lines), problems=problems)
 
 
-def printable(text: str) -> str:
+def shown(text: str) -> str:
     """The text as a message can have it: printable, and 60 characters at most."""
     cut = text if len(text) <= MAX_SHOWN_LENGTH else f"{text[: MAX_SHOWN_LENGTH - 1]}…"
     return "".join(
@@ -73,17 +73,17 @@ def printable(text: str) -> str:
     )
 
 
-def redacted_value(value: object) -> str:
+def value_shown(value: object) -> str:
     """A JSON value as a message can have it; of a URL, not even the host."""
     if isinstance(value, str):
         if "://" in value:
             return "a URL"
-        return printable(value) if value.strip() else "blank"
+        return shown(value) if value.strip() else "blank"
     if isinstance(value, (list, tuple)):
         return "a list"
     if isinstance(value, dict):
         return "an object"
-    return printable(json.dumps(value))
+    return shown(json.dumps(value))
 
 
 _EXPECTED = {
@@ -101,7 +101,7 @@ _EXPECTED = {
 
 def reworded(error: ErrorDetails, *, quote: bool) -> str:
     """What pydantic found wrong with a field, in a few words; `quote` lets it show the value."""
-    said = _said(error, f", not {redacted_value(error['input'])}" if quote else "")
+    said = _said(error, f", not {value_shown(error['input'])}" if quote else "")
     items = [place for place in error["loc"] if isinstance(place, int)]
     return f"item {items[0] + 1} {said}" if items else said
 

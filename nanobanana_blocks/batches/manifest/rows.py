@@ -1,6 +1,6 @@
 """The rows of a manifest, each checked by itself and against the others; it does no I/O.
 
-How a file is split into rows, and how its problems are worded, is decided elsewhere.
+How a file is split into rows, and what its problems look like, is told elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nanobanana_blocks.batches.manifest.fields import (
 )
 from nanobanana_blocks.batches.manifest.formats import Record
 from nanobanana_blocks.batches.manifest.placeholders import placeholder
-from nanobanana_blocks.batches.manifest.problems import Problem, redacted_value, reworded
+from nanobanana_blocks.batches.manifest.problems import Problem, reworded, value_shown
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.storage.names import MAX_NAME_BYTES, safe_name
 
@@ -74,7 +74,7 @@ class Row:
 class _Fields:
     """What one row gives, by Python's name of the field, and the file's spelling of each.
 
-    Of a field that is `refused`, nothing else is reported.
+    Of a field that is `refused`, nothing else is told.
     """
 
     row: int
@@ -83,7 +83,7 @@ class _Fields:
     spellings: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
-    def report(self, name: str, message: str) -> None:
+    def tell(self, name: str, message: str) -> None:
         if name in self.refused:
             return
         spelling = self.spellings.get(name) or ALIASES[name]
@@ -91,7 +91,7 @@ class _Fields:
 
 
 class RowChecker:
-    """Checks rows one after the other; `problems` holds what was found wrong so far."""
+    """Checks rows one after the other; `problems` tells what was found wrong so far."""
 
     def __init__(self, defaults: RowDefaults) -> None:
         self.problems: list[Problem] = []
@@ -105,7 +105,7 @@ class RowChecker:
         }
         self._endpoints: set[Endpoint] = set()
         self._all_understood = True
-        self._reported_defaults: set[tuple[Endpoint, str]] = set()
+        self._told_defaults: set[tuple[Endpoint, str]] = set()
         self._unknown_columns: set[str] = set()
         self._files: dict[str, int] = {}
         self._keys: dict[str, tuple[int, str]] = {}
@@ -172,14 +172,14 @@ class RowChecker:
                 fields.spellings[name] = spelling
                 fields.values[name] = value if record.header is None else from_cell(name, value)
                 if problem := _unusable(record, name, value, fields.values[name]):
-                    fields.report(name, problem)
+                    fields.tell(name, problem)
                     fields.refused.add(name)
         if unknown_names:
-            self._report_unknown(record, unknown_names)
+            self._tell_unknown(record, unknown_names)
         return fields
 
-    def _report_unknown(self, record: Record, names: list[str]) -> None:
-        """Report a row's unknown fields, but an unknown column only once."""
+    def _tell_unknown(self, record: Record, names: list[str]) -> None:
+        """Tell a row's unknown fields, but an unknown column only once."""
         if record.header is not None:
             names = [name for name in names if name not in self._unknown_columns]
             self._unknown_columns.update(names)
@@ -196,7 +196,7 @@ class RowChecker:
             return None
         problem = _name_problem(name)
         if problem:
-            fields.report("name", problem)
+            fields.tell("name", problem)
             return None
         return str(name)
 
@@ -211,21 +211,21 @@ class RowChecker:
             and len(key) <= MAX_KEY_LENGTH
         ):
             return key
-        fields.report("key", f"must be 1 to {MAX_KEY_LENGTH} printable characters")
+        fields.tell("key", f"must be 1 to {MAX_KEY_LENGTH} printable characters")
         return None
 
     def _task_id(self, fields: _Fields) -> str | None:
         for name in fields.values:
             if name not in ("task_id", "name", "key"):
-                fields.report(name, "is not for a row with a task id, which has a name and a key")
+                fields.tell(name, "is not for a row with a task id, which has a name and a key")
         try:
             task_id = check_task_id(fields.values["task_id"])
         except InvalidInput as error:
-            fields.report("task_id", error.message)
+            fields.tell("task_id", error.message)
             return None
         other = self._task_ids.setdefault(task_id, fields.row)
         if other != fields.row:
-            fields.report("task_id", f"is that of row {other} too")
+            fields.tell("task_id", f"is that of row {other} too")
         return task_id
 
     def _request(self, fields: _Fields) -> GenerationRequest | None:
@@ -238,13 +238,13 @@ class RowChecker:
         for name in [name for name in asked if name not in OPTIONS[endpoint]]:
             others = having(name)
             verb = "have" if " and " in others else "has"
-            fields.report(name, f"{endpoint.value} has no {ALIASES[name]}; {others} {verb} it")
+            fields.tell(name, f"{endpoint.value} has no {ALIASES[name]}; {others} {verb} it")
             del asked[name]
         added = {k: v for k, v in self._defaults_of[endpoint].items() if k not in asked}
         try:
             return REQUESTS[endpoint].model_validate(added | asked)
         except ValidationError as error:
-            self._report_invalid(error, fields, endpoint, added)
+            self._tell_invalid(error, fields, endpoint, added)
             return None
 
     def _endpoint_of(self, fields: _Fields) -> Endpoint | None:
@@ -253,26 +253,26 @@ class RowChecker:
             return Endpoint(value)
         except ValueError:
             choices = ", ".join(endpoint.value for endpoint in Endpoint)
-            fields.report("endpoint", f"must be one of {choices}, not {redacted_value(value)}")
+            fields.tell("endpoint", f"must be one of {choices}, not {value_shown(value)}")
             return None
 
-    def _report_invalid(
+    def _tell_invalid(
         self, error: ValidationError, fields: _Fields, endpoint: Endpoint, added: Mapping[str, Any]
     ) -> None:
-        reported = set()
+        told = set()
         for detail in error.errors(include_url=False):
             name = NAMES[str(detail["loc"][0])]
             # A default that depends on another field is not to blame for it.
-            if name in reported or detail["type"] == "default_factory_not_called":
+            if name in told or detail["type"] == "default_factory_not_called":
                 continue
-            reported.add(name)
+            told.add(name)
             message = reworded(detail, quote=name not in _NOT_QUOTED)
             if name not in added:
                 if detail["type"] == "missing":
                     message = "is missing; a row has a prompt or a task id"
-                fields.report(name, message)
-            elif (endpoint, name) not in self._reported_defaults:
-                self._reported_defaults.add((endpoint, name))
+                fields.tell(name, message)
+            elif (endpoint, name) not in self._told_defaults:
+                self._told_defaults.add((endpoint, name))
                 place = f"defaults.{ALIASES[name]}"
                 self.problems.append(Problem(None, place, f"{message} ({endpoint.value})"))
 
@@ -298,18 +298,18 @@ class RowChecker:
             if other != fields.row and taken is None:
                 taken = f"row {other} makes files called {claimed} too"
         if taken:
-            fields.report("name" if name else "task_id", taken)
+            fields.tell("name" if name else "task_id", taken)
 
     def _claim_key(self, fields: _Fields, key: str) -> None:
         """Have no two rows share a ledger entry, which some disks find whatever the case."""
         other, others_key = self._keys.setdefault(key.lower(), (fields.row, key))
         is_name = "key" not in fields.values and key == fields.values.get("name")
-        reported_already = is_name and self._files.get(key.lower()) == other
-        if other != fields.row and not reported_already:
-            message = f"{redacted_value(key)} is the key of row {other} too"
+        told_already = is_name and self._files.get(key.lower()) == other
+        if other != fields.row and not told_already:
+            message = f"{value_shown(key)} is the key of row {other} too"
             if key != others_key:
                 message += ", but for upper and lower case"
-            fields.report("name" if is_name else "key", message)
+            fields.tell("name" if is_name else "key", message)
 
     def _numbered(self, digest: str) -> str:
         self._repeats[digest] += 1
@@ -335,7 +335,7 @@ def _repeated_header(record: Record) -> str | None:
 
 
 def _unusable(record: Record, name: str, written: object, value: object) -> str | None:
-    """What is wrong with a value that its field's type would accept, or would report wrongly."""
+    """What is wrong with a value that its field's type would let pass, or would tell wrongly."""
     if record.header is not None and isinstance(written, str):
         problem = placeholder(written, is_prompt=name == "prompt")
         if problem:
@@ -349,7 +349,7 @@ def _unusable(record: Record, name: str, written: object, value: object) -> str 
 
 def _name_problem(name: object) -> str | None:
     if not isinstance(name, str):
-        return f"must be text, not {redacted_value(name)}"
+        return f"must be text, not {value_shown(name)}"
     if name.lower().endswith(_IMAGE_EXTENSIONS):
         return "leave the extension out: it follows the content"
     if name.lower().endswith(_RESERVED_ENDINGS):
@@ -357,7 +357,7 @@ def _name_problem(name: object) -> str | None:
     if safe_name(name) != name:
         return (
             f"must be a plain file name: at most {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, no leading "
-            f"dot, no device name such as con; not {redacted_value(name)}"
+            f"dot, no device name such as con; not {value_shown(name)}"
         )
     return None
 

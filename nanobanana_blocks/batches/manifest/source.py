@@ -1,4 +1,4 @@
-"""A manifest's bytes read from any storage; what they say is not checked.
+"""A manifest's bytes read from any storage; what they say is not looked at.
 
 It reads as `Destination` does: with a limit on the time, a few tries and no secret in a message.
 """

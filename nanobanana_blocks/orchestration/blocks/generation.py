@@ -37,6 +37,8 @@ class NanoBananaTask(JobRun[TaskDetails]):
         credentials: What reaches the API.
         timeout: Seconds to wait at most.
         poll: When to ask.
+        just_submitted: The service itself has just given this id: it may be unknown to record-info
+            for as long as it is waited for.
 
     Example:
         ```python
@@ -53,11 +55,13 @@ class NanoBananaTask(JobRun[TaskDetails]):
         *,
         timeout: float = 900.0,
         poll: PollPolicy | None = None,
+        just_submitted: bool = False,
     ) -> None:
         self.task_id = check_task_id(task_id)
         self._credentials = credentials
         self._timeout = timeout
         self._poll = poll
+        self._just_submitted = just_submitted
         self._details: TaskDetails | None = None
 
     async def await_for_completion(self) -> None:
@@ -67,7 +71,9 @@ class NanoBananaTask(JobRun[TaskDetails]):
             NanoBananaError: What `NanoBananaClient.wait_for_task` raises.
         """
         async with self._credentials.get_client() as client:
-            self._details = await client.wait_for_task(self.task_id, self._timeout, self._poll)
+            self._details = await client.wait_for_task(
+                self.task_id, self._timeout, self._poll, just_submitted=self._just_submitted
+            )
         self.logger.info("Generation task %s: %s", self.task_id, self._details.status.name)
 
     async def afetch_result(self) -> TaskDetails:
@@ -183,7 +189,13 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
                 self.request.endpoint.value,
                 self.request.estimated_credits,
             )
-        return NanoBananaTask(task_id, self.credentials, timeout=self.timeout, poll=self.poll)
+        return NanoBananaTask(
+            task_id,
+            self.credentials,
+            timeout=self.timeout,
+            poll=self.poll,
+            just_submitted=True,
+        )
 
     def trigger(self) -> NanoBananaTask:  # type: ignore[override]  # a true sync twin
         """Submit the request once and return its generation task; see `atrigger`."""

@@ -1,4 +1,4 @@
-"""The Prefect automations that ship with the project: notify of failed runs, end dead ones.
+"""The Prefect automations that ship with the project: told of failed runs, rid of dead ones.
 
 They are found again by their names, so making them twice makes them once. Prefect's server acts on
 them by itself; nothing of this package has to run.
@@ -58,7 +58,7 @@ async def make_automations(notify: str | None = None) -> list[str]:
     One that was paused stays paused.
 
     Args:
-        notify: The saved notification block that reports failed runs, as ``type-slug/name``, such
+        notify: The saved notification block that tells of failed runs, as ``type-slug/name``, such
             as ``slack-webhook/ops``. Without one no such automation is made, and one that is there
             is left as it is.
 
@@ -73,7 +73,7 @@ async def make_automations(notify: str | None = None) -> list[str]:
     async with get_client() as prefect:
         wanted = [_crash_dead_runs()]
         if notify is not None:
-            wanted.append(await _report_failed_runs(prefect, notify))
+            wanted.append(await _tell_of_failed_runs(prefect, notify))
         return [await _make(prefect, automation) for automation in wanted]
 
 
@@ -98,7 +98,7 @@ async def delete_automations() -> list[str]:
     return [f"Deleted {automation.name!r}." for automation in found]
 
 
-async def _report_failed_runs(prefect: PrefectClient, notify: str) -> Automation:
+async def _tell_of_failed_runs(prefect: PrefectClient, notify: str) -> Automation:
     block_type, _, name = notify.partition("/")
     if not block_type or not name or "/" in name:
         raise InvalidInput(f"{notify!r:.80} is not a block: write TYPE/NAME, as slack-webhook/ops")
@@ -116,8 +116,8 @@ async def _report_failed_runs(prefect: PrefectClient, notify: str) -> Automation
         )
     return Automation(
         name=RUN_FAILED,
-        description=f"Notifies {notify} of every run that ends badly; "
-        "child runs of a batch are reported by their parent.",
+        description=f"Tells {notify} of every run that ends badly; "
+        "child runs of a batch are told of by their parent.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{end}" for end in _BAD_ENDS},
             match=_RUNS,

@@ -59,6 +59,7 @@ async def wait_for_task(
     credentials: str = "default",
     timeout: float = 900.0,
     poll: PollPolicy | Mapping[str, Any] | None = None,
+    just_submitted: bool = False,
 ) -> TaskDetails:
     """Wait until a generation task has succeeded.
 
@@ -67,6 +68,8 @@ async def wait_for_task(
         credentials: Name of a saved `NanoBananaCredentials` block.
         timeout: Seconds to wait at most.
         poll: When to ask.
+        just_submitted: The id is what `submit_generation` has just given: it may be unknown to
+            record-info for as long as it is waited for, and not for 15 s.
 
     Raises:
         GenerationFailed: It ended without an image.
@@ -76,7 +79,10 @@ async def wait_for_task(
     """
     async with (await load_credentials(credentials)).get_client() as client:
         details = await client.wait_for_task(
-            task_id, timeout, _read(PollPolicy, poll or PollPolicy(), "poll")
+            task_id,
+            timeout,
+            _read(PollPolicy, poll or PollPolicy(), "poll"),
+            just_submitted=just_submitted,
         )
         return details.raise_for_status()
 
@@ -89,6 +95,7 @@ async def land_task(
     timeout: float = 900.0,
     poll: PollPolicy | Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    just_submitted: bool = False,
 ) -> LandingOutcome:
     """Wait for one generation task and land its images; for flows of your own.
 
@@ -99,6 +106,7 @@ async def land_task(
         timeout: Seconds to wait at most.
         poll: When to ask.
         overwrite: Land again what has a receipt already.
+        just_submitted: The id is what `submit_generation` has just given; see `wait_for_task`.
 
     Raises:
         NanoBananaError: The images did not land.
@@ -111,7 +119,7 @@ async def land_task(
         poll=_read(PollPolicy, poll or PollPolicy(), "poll"),
         overwrite=overwrite,
     ) as landing:
-        outcome = await landing.land(task_id)
+        outcome = await landing.land(task_id, just_submitted=just_submitted)
         if task_id in landing.errors:
             raise landing.errors[task_id]
         return outcome
