@@ -236,15 +236,15 @@ async def test_a_password_in_a_url_gets_nowhere(
     (tmp_path / "rows.jsonl").write_text(f'{{"task_id": "{sandbox.add_task()}"}}')
     async with sftp_server() as root:
         place = f"{root}{tmp_path}"
-        swept = await sweep(f"{place}/images", older_than=0)
         batch = await run_batch(f"{place}/rows.jsonl", f"{place}/images", allow_partial=True)
+        swept = await sweep(f"{place}/images", older_than=0)
         masked = place.replace(":s3cr3t", "")
     assert swept.destination == batch.destination == f"{masked}/images"
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=2, sort=FlowRunSort.START_TIME_DESC)
     assert [run.name for run in runs] == [
-        f"rows.jsonl to {masked}/images",
         f"sweep {masked}/images",
+        f"rows.jsonl to {masked}/images",
     ]
     assert_no_password(swept.model_dump_json() + batch.model_dump_json())
     assert_no_password("\n".join(path.read_text() for path in tmp_path.rglob("*.report.json")))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from pydantic import PrivateAttr, TypeAdapter, computed_field
+from pydantic import TypeAdapter, computed_field
 
-from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
+from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, Outcomes
 from nanobanana_blocks.storage.names import safe_name
 
 
@@ -33,7 +31,6 @@ class RowOutcome(LandingOutcome):
         return f"row {self.row} ({self.name or self.task_id or 'no task'})"
 
 
-_ROW_OUTCOMES = TypeAdapter(list[RowOutcome])
 _ROW = TypeAdapter(RowOutcome)
 
 
@@ -45,23 +42,13 @@ class BatchReport(LandingReport):
     to come: `rows` counts them all.
     """
 
+    outcomes: Outcomes[RowOutcome]
     manifest: str
     rows: int
     started_at: datetime
     updated_at: datetime
     finished_at: datetime | None = None
     credits_before: int | float | None = None
-    _outcomes: Sequence[RowOutcome] = PrivateAttr()
-
-    def __init__(self, *, outcomes: Sequence[RowOutcome], **fields: Any) -> None:
-        super().__init__(outcomes=(), **fields)
-        self._outcomes = _ROW_OUTCOMES.validate_python(outcomes)
-
-    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
-    @property
-    def outcomes(self) -> Sequence[RowOutcome]:
-        """What became of each row."""
-        return self._outcomes
 
     def to_json(self) -> bytes:
         """The report as its file holds it, with a line for each row; values by default left out.

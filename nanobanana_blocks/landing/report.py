@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, overload
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, computed_field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, computed_field
+from pydantic_core import core_schema
 
 from nanobanana_blocks.errors import (
     GenerationFailed,
@@ -17,6 +18,7 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.landing.receipt import LandedImage
 
+Outcome_co = TypeVar("Outcome_co", bound="LandingOutcome", covariant=True)
 Report = TypeVar("Report", bound="LandingReport")
 
 
@@ -92,28 +94,63 @@ class LandingOutcome(BaseModel):
         return f"{status}: {pictures}{waited}{fewer}"
 
 
-_OUTCOMES = TypeAdapter(list[LandingOutcome])
+class Outcomes(Sequence[Outcome_co]):
+    """The outcomes of a run, as a sequence that Prefect does not walk through.
+
+    It walks through every list in what a flow returns, which stops the event loop for a second for
+    10,000 outcomes.
+    """
+
+    __slots__ = ("_outcomes",)
+
+    def __init__(self, outcomes: Iterable[Outcome_co] = ()) -> None:
+        self._outcomes = tuple(outcomes)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome_co: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Outcome_co]: ...
+
+    def __getitem__(self, index: int | slice) -> Outcome_co | Sequence[Outcome_co]:
+        return self._outcomes[index]
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._outcomes == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as for a list
+
+    def __repr__(self) -> str:
+        return f"Outcomes({list(self._outcomes)!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        listed = handler(list[get_args(source)[0]])  # type: ignore[misc]  # known at run time only
+        return core_schema.chain_schema(
+            [
+                core_schema.no_info_plain_validator_function(_as_list),
+                core_schema.no_info_after_validator_function(cls, listed),
+            ],
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                list, return_schema=listed
+            ),
+        )
+
+
+def _as_list(outcomes: object) -> object:
+    return list(outcomes) if isinstance(outcomes, (Outcomes, tuple)) else outcomes
 
 
 class LandingReport(BaseModel):
-    """What became of all generation tasks of a run, in the order asked.
-
-    The outcomes are no field: Prefect walks through every field of what a flow returns, which would
-    stop the event loop for a second for 10,000 of them.
-    """
+    """What became of all generation tasks of a run, in the order asked."""
 
     destination: str
-    _outcomes: Sequence[LandingOutcome] = PrivateAttr()
-
-    def __init__(self, *, outcomes: Sequence[LandingOutcome], **fields: Any) -> None:
-        super().__init__(**fields)
-        self._outcomes = _OUTCOMES.validate_python(outcomes)
-
-    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
-    @property
-    def outcomes(self) -> Sequence[LandingOutcome]:
-        """What became of each generation task."""
-        return self._outcomes
+    outcomes: Outcomes[LandingOutcome]
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property

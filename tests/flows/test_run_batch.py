@@ -845,7 +845,7 @@ class TestShards:
         }
         pool = ("work-pool", "create", "nanobanana", "--type", "process", "--overwrite")
         prefect(*pool, **environment)
-        prefect("deploy", "--name", "run-shard/pool", **environment)
+        prefect("deploy", "--name", "pool", **environment)
         started = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "nanobanana"],
             cwd=PROJECT,
