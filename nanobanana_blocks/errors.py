@@ -2,12 +2,65 @@
 
 Prefect pickles and logs exceptions, so none of these holds a request, a response, a header or an
 image URL. `retryable` says whether the same call may succeed later without anybody changing
-anything.
+anything; it is marked with an asterisk here::
+
+    NanoBananaError
+    ├── InvalidInput            before anything is asked or spent
+    │   └── InvalidManifest     with every problem of the file (in `batches.manifest`)
+    ├── MissingCredentials
+    ├── APIError                the API, or the way to it, says no
+    │   ├── Unauthorized        the key is refused; ends a run
+    │   ├── Forbidden *         403: an IP allow list, or a firewall
+    │   ├── OutOfCredits
+    │   ├── UnknownTask
+    │   ├── BadRequest
+    │   ├── RateLimited *
+    │   ├── ServerError *
+    │   ├── NetworkError *
+    │   ├── ProtocolError
+    │   └── UnconfirmedSubmit   it may have been paid for
+    ├── GenerationFailed
+    ├── WaitTimedOut *
+    ├── ImageError              a finished image cannot be had
+    │   ├── ImageUnavailable *
+    │   │   └── ImageGone *
+    │   ├── ImageRejected *
+    │   └── ForbiddenAddress
+    ├── StorageError *          the storage failed in use
+    ├── DestinationError        the destination cannot be used at all
+    └── IncompleteLanding *     the end of a run in which not everything landed
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+__all__ = [
+    "APIError",
+    "BadRequest",
+    "DestinationError",
+    "Forbidden",
+    "ForbiddenAddress",
+    "GenerationFailed",
+    "ImageError",
+    "ImageGone",
+    "ImageRejected",
+    "ImageUnavailable",
+    "IncompleteLanding",
+    "InvalidInput",
+    "MissingCredentials",
+    "NanoBananaError",
+    "NetworkError",
+    "OutOfCredits",
+    "ProtocolError",
+    "RateLimited",
+    "ServerError",
+    "StorageError",
+    "Unauthorized",
+    "UnconfirmedSubmit",
+    "UnknownTask",
+    "WaitTimedOut",
+]
 
 
 class NanoBananaError(Exception):
@@ -36,7 +89,7 @@ class NanoBananaError(Exception):
 
 
 class InvalidInput(NanoBananaError, ValueError):
-    """Raised before anything is asked or spent: a parameter cannot be meant as it stands."""
+    """Raised before anything is asked or spent: a parameter is invalid."""
 
 
 class MissingCredentials(NanoBananaError):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from nanobanana_blocks.api.details import TaskDetails, TaskStatus, check_task_id, pair_urls
 from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.api.times import read_time
 from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
@@ -31,9 +31,6 @@ RECORD_INFO = "/api/v1/nanobanana/record-info"
 CREDITS = "/api/v1/common/credit"
 SUBMIT = {endpoint: f"/api/v1/nanobanana/{endpoint.value}" for endpoint in Endpoint}
 
-SERVICE_TIMEZONE = timezone(timedelta(hours=8))
-"""Observed, not documented: the API's naive times fit UTC+8."""
-
 FAILURE_CODES = frozenset({408, 501})
 """Codes of record-info's envelope by which sister products end a task: the generation failed, or
 gave no result in time."""
@@ -44,7 +41,6 @@ MAX_TEXT_LENGTH = 300
 
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
 _POLICY = re.compile(r"polic|flagged|prohibited|sensitive|nsfw", re.IGNORECASE)
-_DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?")
 
 
 def read_record_info(http_status: int, body: bytes, *, task_id: str) -> TaskDetails:
@@ -341,32 +337,6 @@ def _unsigned(url: str) -> str:
 def _url(value: Any) -> str | None:
     url = value.strip() if isinstance(value, str) else ""
     return url if 0 < len(url) <= MAX_URL_LENGTH else None
-
-
-def read_time(raw: Any) -> datetime | None:
-    """Read one of the API's times, or give None: a time never fails a task.
-
-    Observed: ``2026-01-06 08:17:04`` without a zone; a documented example reads ``24:00:00``;
-    sister products send epoch milliseconds.
-    """
-    try:
-        if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-            seconds = raw / 1000 if raw > 1e11 else raw
-            return datetime.fromtimestamp(seconds, UTC) if seconds > 0 else None
-        if not isinstance(raw, str):
-            return None
-        if raw.strip().isdecimal():
-            return read_time(int(raw))
-        if not (match := _DATE_TIME.fullmatch(raw.strip())):
-            return None
-        day, hours, minutes, seconds_, zone = match.groups()
-        midnight = datetime.fromisoformat(day).replace(tzinfo=SERVICE_TIMEZONE)
-        if zone:
-            offset = "+00:00" if zone == "Z" else f"{zone[:3]}:{zone[-2:]}"
-            midnight = datetime.fromisoformat(f"{day}T00:00:00{offset}")
-        return midnight + timedelta(hours=int(hours), minutes=int(minutes), seconds=int(seconds_))
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def _json(body: bytes) -> Any:

@@ -230,6 +230,7 @@ async def test_blocks_by_name(sandbox: Sandbox, tmp_path: Path) -> None:
 
 async def test_lands_in_s3_by_a_block(sandbox: Sandbox) -> None:
     """A saved store leads to S3: images with their media type, receipts, and nothing else."""
+    # moto's buckets belong to the process: other tests' files may be in them too.
     with s3_server() as s3:
         await ImageStore(url="s3://bucket/tonight", storage_options=SecretDict(s3.options())).asave(
             "s3-test", overwrite=True
@@ -237,7 +238,7 @@ async def test_lands_in_s3_by_a_block(sandbox: Sandbox) -> None:
         task_ids = sandbox.add_tasks([TaskPlan(seconds=0, media_type="image/png")] * 3)
         report = await land_images(task_ids, "s3-test", poll=SOON)
         again = await land_images(task_ids, "s3-test", poll=SOON)
-        stored = s3.client.list_objects_v2(Bucket="bucket")["Contents"]
+        stored = s3.client.list_objects_v2(Bucket="bucket", Prefix="tonight/")["Contents"]
         [image] = report.outcomes[0].images
         head = s3.client.head_object(Bucket="bucket", Key=image.path.removeprefix("s3://bucket/"))
     assert {item["Key"] for item in stored} == {

@@ -25,7 +25,7 @@ from prefect.states import Crashed, Failed, Running
 from typer.testing import CliRunner, Result
 
 from nanobanana_blocks import ImageStore
-from nanobanana_blocks.cli import app
+from nanobanana_blocks.cli.app import app
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.orchestration.observability.automations import (
     CHILD_FLOW,
