@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
+.PHONY: help screenshots demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,6 +42,9 @@ bench: $(DEV_READY) ## Set up and measure; prints ratios (some minutes)
 
 bench-smoke: $(DEV_READY) ## Set up and see that every benchmark runs
 	$(BIN)/python -m benchmarks --smoke
+
+screenshots: $(DEV_READY) ## Take the pictures of the docs anew, in a real browser (Chromium)
+	$(BIN)/python docs/screenshots.py
 
 lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
 	$(LOCK) --output-file requirements.txt pyproject.toml
