@@ -734,6 +734,7 @@ def test_stopping_forwards_what_can_be_forwarded(spool: Path, prefect_server: st
     block_until(lambda: len(events_about(prefect_server, prefix)) == 50)
 
 
+@pytest.mark.slow
 def test_killed_under_load_loses_nothing_acknowledged(spool: Path, prefect_server: str) -> None:
     """`kill -9` while callbacks pour in: after a restart everything that was acknowledged has
     become exactly one event."""

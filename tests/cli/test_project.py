@@ -95,6 +95,7 @@ def nothing_left(prefect_api: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_left")
+@pytest.mark.slow
 def test_init_deploy_run(prefect_api: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: deployed from the new folder by any process, a worker elsewhere lands the example."""
     folder, elsewhere = tmp_path / "my project", tmp_path / "elsewhere"

@@ -87,6 +87,7 @@ async def runs_of(task_id: str) -> list[FlowRun]:
     return [run for run in runs if run.parameters.get("task_ids") == [task_id]]
 
 
+@pytest.mark.slow
 async def test_a_worker_runs_the_deployment(
     deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ async def test_a_worker_runs_the_deployment(
     assert (tmp_path / f"{task_id}.json").exists()
 
 
+@pytest.mark.slow
 async def test_a_relative_destination_is_in_the_folder_deployed_from(
     deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ async def tell_of_callback(prefect_api: str, task_id: str, job_key: str | None =
     httpx.post(f"{prefect_api}/events", json=[event]).raise_for_status()
 
 
+@pytest.mark.slow
 async def test_a_callback_starts_a_run(
     prefect_api: str, deployed: dict[str, str], sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -154,6 +157,7 @@ async def test_a_callback_starts_a_run(
     assert await runs_of(of_a_batch) == []
 
 
+@pytest.mark.slow
 async def test_an_active_schedule_makes_runs(prefect_api: str, deployed: dict[str, str]) -> None:
     """The nightly batch is scheduled once its schedule is active, as the libraries locked here are.
 

@@ -324,6 +324,7 @@ async def test_a_date_in_the_destination_is_the_runs_day(sandbox: Sandbox, tmp_p
 
 async def test_tasks_take_plain_json_values(sandbox: Sandbox, tmp_path: Path) -> None:
     """What a JSON caller gives is read, and what is wrong with it is named."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=0))
     poll = {"mode": "fixed", "interval_seconds": 0.05}
     task_id = await tasks.submit_generation({"prompt": "a fig"})
     assert (await tasks.wait_for_task(task_id, timeout=60, poll=poll)).image_count == 1

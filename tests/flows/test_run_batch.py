@@ -865,6 +865,7 @@ class TestShards:
                 started.wait()
 
     @pytest.mark.usefixtures("no_limit_left", "worker")
+    @pytest.mark.slow
     async def test_a_worker_runs_them(
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1046,6 +1046,7 @@ def assert_only_whole_files(folder: Path, task_ids: list[str], sample: bytes) ->
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_killed_at_many_moments_and_run_again(
     sandbox: Sandbox, tmp_path: Path, processes: LandingProcesses, seed: int
 ) -> None:

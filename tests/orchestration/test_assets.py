@@ -12,10 +12,11 @@ import pytest
 from prefect import flow
 from prefect.assets import Asset, materialize
 
+from nanobanana_blocks import PollPolicy
 from nanobanana_blocks.flows.run_batch import run_batch
 from nanobanana_blocks.landing.report import LandingReport
 from nanobanana_blocks.orchestration.observability import assets
-from nanobanana_blocks.sandbox import Sandbox
+from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from tests.support.until import until
 
 
@@ -29,18 +30,19 @@ def asset_events_of(api_url: str, prefix: str) -> list[dict[str, Any]]:
     return list(page["events"])
 
 
-async def batch_in(folder: Path) -> None:
+async def batch_in(folder: Path, sandbox: Sandbox) -> None:
+    sandbox.configure(submitted_task=TaskPlan(seconds=0))
     manifest = folder / "rows.jsonl"
     rows = [{"prompt": f"fig {number}", "name": f"fig-{number}"} for number in range(3)]
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    await run_batch(str(manifest), str(folder / "images"))
+    await run_batch(str(manifest), str(folder / "images"), poll=PollPolicy.fixed(0.05))
 
 
 async def test_a_batch_is_one_asset(prefect_api: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: the folder is materialized from the manifest, with counts and bytes, whatever many."""
     folder = tmp_path / "of mine"
     folder.mkdir()
-    await batch_in(folder)
+    await batch_in(folder, sandbox)
     prefix = f"file://{str(folder).replace(' ', '_')}"
     found = await until(lambda: asset_events_of(prefect_api, prefix))
     by_name = {event["event"]: event for event in found}
@@ -72,7 +74,7 @@ async def test_a_setting_turns_them_off(
 
     monkeypatch.setenv(assets.ASSETS_VARIABLE, value)
     monkeypatch.setattr(assets, "post_events", fail)
-    await batch_in(tmp_path)
+    await batch_in(tmp_path, sandbox)
 
 
 async def test_they_are_as_prefects_own(prefect_api: str) -> None:

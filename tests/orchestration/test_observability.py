@@ -21,6 +21,7 @@ from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.run_batch import run_batch
+from nanobanana_blocks import PollPolicy
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.landing.report import LandingStatus
@@ -85,6 +86,7 @@ async def test_what_is_optional_raises_what_is_not_prefects() -> None:
         raise LookupError
 
 
+@pytest.mark.slow
 async def test_a_run_leaves_though_prefect_is_silent(
     silent_prefect: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +136,8 @@ async def test_what_must_last_is_written_before_prefect_is_asked(
     monkeypatch.setattr(progress._Progress, "_write", hang)
     monkeypatch.setattr(artifacts, "acreate_markdown_artifact", fail)
     monkeypatch.setattr(artifacts, "acreate_table_artifact", fail)
-    report = await run_batch(str(manifest), str(images))
+    sandbox.configure(submitted_task=TaskPlan(seconds=0))
+    report = await run_batch(str(manifest), str(images), poll=PollPolicy.fixed(0.05))
     assert report.complete
     assert seen == dict.fromkeys(
         ["progress", artifacts.SUMMARY_KEY, artifacts.OUTCOMES_KEY, artifacts.CONTACT_SHEET_KEY],
