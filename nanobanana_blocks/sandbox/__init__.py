@@ -14,7 +14,8 @@ documented |
 | HTTP 200 with the refusal in the body's `code`, `data` null | observed |
 | null for fields that have no value yet; `paramJson` as text; `operationType` of `generate` | \
 observed |
-| `operationType` of the other two endpoints | assumed |
+| `operationType` of `generate-2`, with its resolution | documented |
+| `operationType` of `generate-pro` in the same form | assumed |
 | times without a zone that read as UTC+8 | observed |
 | a time that reads `24:00:00` (`time_style`) | observed |
 | times in epoch milliseconds, an early `completeTime`, an unknown task as 422 or as null data | \
@@ -41,14 +42,34 @@ assumed |
 from observed ranges |
 | callbacks of `generate`: shape, codes 200/400/500/501, 15 s, retries | documented |
 | callbacks of `generate-2` in record-info's shape, code 200 even for failures | documented |
-| callbacks of `generate-pro` in the same shape | assumed |
+| callbacks of `generate-pro` in the shape of `generate`'s | observed |
 | one post and up to three retries, only HTTP 200 counts as received | our reading of the \
 documents |
 | pauses of 10, 30 and 60 s between those posts | assumed |
 | a dummy `callBackUrl` (empty, or a `.invalid` host) is accepted and never contacted | observed, \
 and assumed |
 | rate limits (none unless configured); 429, 455 and 505 | observed at sister products |
+| record-info codes 408 and 501 that end a task; balances with decimals (`credits_as`) | \
+documented for sister products |
+| URLs under `info` instead of `response` (`urls_as`) | observed |
+| lists of URLs with gaps (`urls_as`); a task that record-info shows late (`invisible_seconds`) | \
+assumed |
 | unknown path: HTTP 404 with the framework's own JSON | observed |
+
+How to play what is not a setting of its own:
+
+| situation | how |
+|---|---|
+| one task that is refused with 402, 403, 408 or 501 | `Fault(kind="body-code", code=…, \
+task_id=…)`; `http-status` without the envelope |
+| a submit refused with 415, 422, 430, 433 or 451 | `Fault(kind="body-code", on="submit", code=…)` |
+| a submit that creates its task and answers after 40 s | `Fault(kind="latency", on="submit", \
+seconds=40, takes_effect=True)` |
+| a callback that comes before record-info knows its task | `TaskPlan(seconds=1, \
+invisible_seconds=20, callback_url=…)` |
+| an idle connection that is closed just as a request comes | `Fault(kind="drop-kept-alive")` |
+| an image host that never answers | `Fault(kind="latency", on="files", seconds=3600)` |
+| an image host that falls silent within an image | `Fault(kind="drip", seconds=3600)` |
 """
 
 from nanobanana_blocks.sandbox.server import (

@@ -51,14 +51,15 @@ class Api:
         task_id = _task_id(exchange.query) if route == "record-info" else None
         if task_id:
             state.counts.looks[task_id] += 1
-        fault = await endure(state.strike(route, task_id), self._closing.pause)
+        struck = state.strike(route, task_id)
+        early = any(fault.takes_effect for fault in struck)
+        answer = await self._answer(exchange, route, task_id) if early else None
+        fault = await endure(struck, self._closing.pause)
         if fault and fault.kind == "drop-kept-alive" and exchange.is_first_on_connection:
             fault = None
         if fault is None:
-            await exchange.answer(await self._answer(exchange, route, task_id))
+            await exchange.answer(answer or await self._answer(exchange, route, task_id))
             return
-        if fault.takes_effect:
-            await self._answer(exchange, route, task_id)
         await Misbehaviour(fault, exchange, self._closing.pause).happen()
 
     async def _answer(self, exchange: Exchange, route: str, task_id: str | None) -> Answer:

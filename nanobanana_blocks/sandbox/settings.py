@@ -146,7 +146,7 @@ class Fault(_Frozen):
     | `http-status` | that HTTP status; a Spring Boot error body on the API | `status` (500), \
 `retry_after` |
     | `body-code` | an envelope that says no | `code`, `message`, `status` (200), `retry_after` |
-    | `latency` | the ordinary answer (or the next fault), late | `seconds` |
+    | `latency` | the ordinary answer (or the next fault), late | `seconds`, `takes_effect` |
     | `drop` | the connection closes without an answer | |
     | `drop-kept-alive` | likewise, unless the request is the first on its connection | |
     | `redirect` | 302 to `url`; the word `self` gives a loop | `url` |
@@ -176,7 +176,7 @@ class Fault(_Frozen):
     takes_effect: bool = Field(
         default=False,
         description="The request is carried out (a submit creates and bills its task) "
-        "before its answer is spoilt.",
+        "before its answer is spoilt or delayed; otherwise a delayed request is carried out late.",
     )
     status: int | None = Field(default=None, ge=200, le=599)
     code: int = 500

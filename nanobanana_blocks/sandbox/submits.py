@@ -48,8 +48,10 @@ def price(endpoint: str, body: dict[str, Any]) -> int:
 
 def operation_type(endpoint: str, body: dict[str, Any]) -> str:
     """What record-info calls the operation."""
-    names = {"generate-pro": "nanobanana_pro", "generate-2": "nanobanana_2"}
-    return names.get(endpoint) or f"nanobanana_{body['type']}"
+    if endpoint == "generate":
+        return f"nanobanana_{body['type']}"
+    name = "nano-banana-pro" if endpoint == "generate-pro" else "nano-banana-2"
+    return f"{name}_{(body.get('resolution') or '1K').lower()}"
 
 
 def plan_for(endpoint: str, body: dict[str, Any], template: TaskPlan, longer_edge: int) -> TaskPlan:
@@ -57,7 +59,7 @@ def plan_for(endpoint: str, body: dict[str, Any], template: TaskPlan, longer_edg
     changes: dict[str, Any] = {
         "prompt": body["prompt"],
         "callback_url": body.get("callBackUrl"),
-        "callback_shape": "generate" if endpoint == "generate" else "record-info",
+        "callback_shape": "record-info" if endpoint == "generate-2" else "generate",
     }
     if "images" not in template.model_fields_set:
         changes["images"] = body.get("numImages") or 1
