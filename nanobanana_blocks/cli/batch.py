@@ -23,6 +23,7 @@ from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.cli.options import (
     AsJson,
     CredentialsName,
+    RequestsPerSecond,
     StorageOptions,
     Timeout,
     To,
@@ -60,9 +61,7 @@ def batch(
     ] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Rows under way at a time.")] = 200,
     timeout: Timeout = 900.0,
-    requests_per_second: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="Request budget of all waits together.")
-    ] = 20.0,
+    requests_per_second: RequestsPerSecond = 20.0,
     check_credits: Annotated[
         bool, typer.Option(help="Begin only if the account has about the credits that it takes.")
     ] = True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -55,6 +56,21 @@ StorageOptions = Annotated[
 ]
 Timeout = Annotated[
     float, typer.Option(min=0.001, help="Seconds to wait for each generation task.")
+]
+
+
+def _finite(number: float) -> float:
+    """Bounds let NaN pass, which compares with nothing."""
+    if not math.isfinite(number):
+        raise typer.BadParameter("must be a finite number")
+    return number
+
+
+RequestsPerSecond = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=1000, callback=_finite, help="Requests to the API per second at most."
+    ),
 ]
 
 _NO_BLOCK_NAME = re.compile(r"[^a-z0-9-]")

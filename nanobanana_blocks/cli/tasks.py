@@ -12,6 +12,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.cli.options import (
     AsJson,
     CredentialsName,
+    RequestsPerSecond,
     StorageOptions,
     TaskIds,
     Timeout,
@@ -38,9 +39,7 @@ def land(
     task_ids: TaskIds,
     to: To,
     timeout: Timeout = 900.0,
-    requests_per_second: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="Request budget of all waits together.")
-    ] = 20.0,
+    requests_per_second: RequestsPerSecond = 20.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Land again what has landed already.")
     ] = False,
