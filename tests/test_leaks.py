@@ -230,12 +230,19 @@ def test_a_place_is_called_without_its_password(place: str, called: str) -> None
 
 @pytest.mark.usefixtures("prefect_api")
 async def test_a_password_in_a_url_gets_nowhere(
-    sandbox: Sandbox, tmp_path: Path, log: list[str]
+    sandbox: Sandbox,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    log: list[str],
 ) -> None:
     """Rule: neither names, reports, results nor logs of runs repeat a destination's password."""
     (tmp_path / "rows.jsonl").write_text(f'{{"task_id": "{sandbox.add_task()}"}}')
-    async with sftp_server() as root:
-        place = f"{root}{tmp_path}"
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    async with sftp_server() as server:
+        server.make_known(home)
+        place = f"{server.url}{tmp_path}"
         batch = await run_batch(f"{place}/rows.jsonl", f"{place}/images", allow_partial=True)
         swept = await sweep(f"{place}/images", older_than=0)
         masked = place.replace(":s3cr3t", "")

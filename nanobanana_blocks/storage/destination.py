@@ -7,10 +7,12 @@ How a file appears in one piece depends on the kind of storage:
 
 * local folders: a temporary name beside the final one, flushed to disk, then renamed;
 * s3, gs, az, memory: one single put of all the bytes;
-* sftp: a temporary name, its size checked, then a POSIX rename (a server without that extension
-  gets a copy, which a reader may see growing);
-* any other fsspec file system: a direct write, its size checked afterwards. A process killed during
-  that write may leave part of a file.
+* sftp: a temporary name, its size checked, then a POSIX rename (a server without that extension is
+  refused);
+* webdav, ftp: a temporary name, its size checked, then the server's own move;
+* any other fsspec file system is refused, unless ``accept_partial_files=True`` in its storage
+  options accepts a direct write, its size checked afterwards. A process killed during that write
+  may leave part of a file.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -29,19 +29,14 @@ import anyio
 
 from nanobanana_blocks.errors import DestinationError, InvalidInput
 from nanobanana_blocks.storage import dates
-from nanobanana_blocks.storage.backends import (
-    THREADS,
-    Folder,
-    LocalFolder,
-    RemoteFolder,
-    temporary_name,
-)
+from nanobanana_blocks.storage.backends import Folder, folder_at, temporary_name
 from nanobanana_blocks.storage.causes import (
     CannotCreate,
     Cause,
     WrongSize,
     checking_error,
     operation_error,
+    refuses_conditions,
     within,
 )
 from nanobanana_blocks.storage.locations import Location, redact
@@ -52,12 +47,17 @@ _TRIES = 3
 _FIRST_PAUSE = 0.5
 _JITTER = random.SystemRandom()
 
+_PROBE, _PROBE_CONTENT = ".nanobanana-check", b"nanobanana-blocks can write here"
+_EXCLUSIVE_PROBE = ".nanobanana-exclusive"
+_CHECKS_AT_ONCE = 20
+"""How many times a check writes its file again that another check deleted meanwhile."""
+
 
 class Destination:
     """A folder that images and receipts are published in.
 
-    Made by `open`, which tells whether the URL is valid; `check_writable` tells whether the
-    place is there and lets itself be written. One destination serves one event loop.
+    Made by `open`, which checks the URL; `check_writable` checks whether the place is there and
+    can be written. One destination serves one event loop.
 
     Every method raises `StorageError` where trying again may help, and `DestinationError` where
     something must be changed first: the folder is gone, the credentials are refused. No message
@@ -71,6 +71,8 @@ class Destination:
         self._shown = shown
         self._folder = folder
         self._can_create = folder.can_create
+        self._can_delete = True
+        self._checking = "write to"
         self._operation_seconds = operation_seconds
         self._check_seconds = check_seconds
         self._slots = asyncio.Semaphore(folder.width)
@@ -101,16 +103,13 @@ class Destination:
         """
         location = url if isinstance(url, Location) else Location.parse(url)
         called = called or location.redacted
-        executor = ThreadPoolExecutor(THREADS, thread_name_prefix="nanobanana-storage")
-        folder: Folder
-        if location.local is not None:
-            folder = LocalFolder(executor, location.local)
-        else:
-            folder = RemoteFolder(executor, location, dict(storage_options or {}))
+        folder = folder_at(location, storage_options or {})
         try:
             await within(check_seconds, folder.connect)
-        except Exception as error:
-            folder.close()
+        except BaseException as error:
+            await folder.aclose()
+            if not isinstance(error, Exception):
+                raise
             raise checking_error(called, "open", error) from None
         return cls(
             called,
@@ -129,7 +128,7 @@ class Destination:
 
     @property
     def can_create(self) -> bool:
-        """Whether `create` is exclusive here: on local folders, s3, gs, az and memory.
+        """Whether `create` is exclusive here: on local folders, s3, gs, az, sftp and memory.
 
         That is by the kind of storage. `check_exclusive` finds out whether it holds for this one:
         some services that imitate s3 ignore the condition, and some disks have no hard links.
@@ -141,31 +140,62 @@ class Destination:
         return self._folder.path_of(_component(name))
 
     async def check_writable(self) -> None:
-        """Make sure that files can be written, by writing, measuring and deleting a small one.
+        """Make sure that files can be written, listed and read, by doing so with a small one.
 
-        Missing local and sftp folders are made; a bucket or container never is. On local folders,
-        temporary files that killed processes left more than a day ago are deleted. Elsewhere they
-        are not looked for; their names begin with ``.nanobanana-`` and end with ``.part``.
+        Missing folders are made where the storage has folders; a bucket or container never is.
+        The small file, ``.nanobanana-check``, is deleted afterwards; where deleting is refused, it
+        stays, one for all checks. On local folders, temporary files that killed processes left more
+        than a day ago are deleted. Elsewhere they are not looked for; their names begin with
+        ``.nanobanana-`` and end with ``.part``.
 
         Raises:
             DestinationError: The destination cannot be used, or did not answer in time.
             StorageError: The disk is full.
         """
+        await self._check(self._try_writing)
+
+    async def _check(self, trial: Callable[[], Awaitable[T]]) -> T:
+        self._checking = "write to"
         try:
-            await within(self._check_seconds, self._try_writing)
+            return await within(self._check_seconds, trial)
         except Exception as error:
-            raise checking_error(self._shown, "write to", error) from None
+            right = self._folder.right_to(self._checking)
+            raise checking_error(self._shown, self._checking, error, right) from None
 
     async def _try_writing(self) -> None:
-        probe, content = temporary_name(), b"nanobanana-blocks can write here"
         await self._folder.prepare()
-        await self._folder.write(probe, content, "text/plain")
+        self._checking = "list"
+        await self._folder.try_listing()
         try:
-            if await self._folder.size_of(probe) != len(content):
-                raise WrongSize
+            for attempt in range(1, _CHECKS_AT_ONCE + 1):
+                self._checking = "write to"
+                await self._folder.write(_PROBE, _PROBE_CONTENT, "text/plain")
+                self._checking = "read from"
+                if await self._has_probe():
+                    return
+                # Another check, at the same time, may have deleted it in between.
+                await anyio.sleep(attempt * _JITTER.uniform(0.0, 0.01))
         finally:
-            with suppress(Exception):
-                await self._folder.delete(probe)
+            await self._delete_probe(_PROBE)
+        raise WrongSize
+
+    async def _has_probe(self) -> bool:
+        try:
+            size = await self._folder.size_of(_PROBE)
+            if size not in (None, len(_PROBE_CONTENT)):
+                raise WrongSize
+            return size is not None and await self._folder.read(_PROBE) == _PROBE_CONTENT
+        except Exception as error:
+            if Cause.of(error) is Cause.MISSING:
+                return False
+            raise
+
+    async def _delete_probe(self, name: str) -> None:
+        try:
+            await self._folder.delete(name)
+        except Exception as error:
+            if Cause.of(error) is not Cause.MISSING:
+                self._can_delete = False
 
     async def check_exclusive(self) -> None:
         """Have `can_create` tell what is so here, by creating a small file twice.
@@ -177,23 +207,24 @@ class Destination:
             DestinationError: The destination cannot be used, or did not answer in time.
             StorageError: The disk is full.
         """
-        if not self._can_create:
-            return
-        try:
-            self._can_create = await within(self._check_seconds, self._try_creating_twice)
-        except Exception as error:
-            raise checking_error(self._shown, "write to", error) from None
+        if self._can_create:
+            self._can_create = await self._check(self._try_creating_twice)
 
     async def _try_creating_twice(self) -> bool:
-        probe = temporary_name()
+        # What cannot be deleted is created once for all checks, and refused ever after.
+        probe = temporary_name() if self._can_delete else _EXCLUSIVE_PROBE
         create = partial(self._folder.create, probe, b"only the first may do this", "text/plain")
         try:
-            return await create() and not await create()
+            created = await create()
+            return not await create() if created else not self._can_delete
         except CannotCreate:
             return False
+        except Exception as error:
+            if not refuses_conditions(error):
+                raise
+            return False
         finally:
-            with suppress(Exception):
-                await self._folder.delete(probe)
+            await self._delete_probe(probe)
 
     async def list(self) -> dict[str, int]:
         """Return the size in bytes of every file in the folder, by name, as the storage has it now.
@@ -235,7 +266,7 @@ class Destination:
         if not self.can_create:
             raise DestinationError(
                 f"{self._shown}: this storage cannot create a file exclusively. Use a local disk "
-                "with hard links, s3, gs or az."
+                "with hard links, s3, gs, az or sftp."
             )
         operation = partial(self._folder.create, _component(name), data, media_type)
         return await self._perform("write to", operation, tries=1)
@@ -252,8 +283,8 @@ class Destination:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of threads and connections; operations under way are not waited for."""
-        self._folder.close()
+        """Release threads and connections; operations under way are not waited for."""
+        await self._folder.aclose()
 
     async def _perform(
         self,
@@ -273,7 +304,8 @@ class Destination:
             except Exception as error:
                 if "missing" in missing and Cause.of(error) is Cause.MISSING:
                     return missing["missing"]
-                raise operation_error(self._shown, doing, error) from None
+                right = self._folder.right_to(doing)
+                raise operation_error(self._shown, doing, error, right) from None
 
     async def _retry(self, operation: Callable[[], Awaitable[T]], tries: int) -> T:
         for attempt in range(1, tries):

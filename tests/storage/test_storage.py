@@ -30,11 +30,14 @@ from nanobanana_blocks.orchestration.blocks.image_store import ImageStore
 from nanobanana_blocks.storage import backends as folders
 from nanobanana_blocks.storage import destination as storage
 from nanobanana_blocks.storage import locations
+from nanobanana_blocks.storage.backends import ACCEPT_PARTIAL_FILES
+from nanobanana_blocks.storage.backends.objects import AzureFolder, ObjectFolder
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
-from tests.support.storage_servers import S3Server, s3_server, sftp_server
+from tests.support.storage_servers import NoPosixRename, S3Server, s3_server, sftp_server
 from tests.support.until import until
 
 PROJECT = Path(__file__).parents[2]
+ACCEPTED = {ACCEPT_PARTIAL_FILES: True}
 
 
 @asynccontextmanager
@@ -72,14 +75,17 @@ async def destination(
     fsspec.register_implementation("unknownfs", UnknownFileSystem, clobber=True)
     unique = uuid.uuid4().hex
     if request.param == "sftp":
-        async with sftp_server() as root, opened(f"{root}{tmp_path}/new/images") as made:
+        async with (
+            sftp_server() as server,
+            opened(f"{server.url}{tmp_path}/new/images", server.options) as made,
+        ):
             yield made
         return
     url, options = {
         "local": (str(tmp_path / "new" / "images"), {}),
         "memory": (f"memory://{unique}/images", {}),
         "s3": (f"s3://bucket/{unique}/images/", s3.options()),
-        "unknown": (f"unknownfs://{unique}/images", {}),
+        "unknown": (f"unknownfs://{unique}/images", ACCEPTED),
     }[request.param]
     async with opened(url, options) as made:
         yield made
@@ -126,7 +132,8 @@ def location_of(destination: Destination) -> tuple[str, dict[str, Any]]:
     """The URL, with its password, and the options that `destination` was opened with."""
     folder = destination._folder
     if isinstance(folder, folders.RemoteFolder):
-        return folder._location.url, folder._options
+        accepted = ACCEPTED if folder._location.protocol == "unknownfs" else {}
+        return folder._location.url, {**folder._options, **accepted}
     return destination.path, {}
 
 
@@ -351,7 +358,15 @@ def test_a_killed_process_never_leaves_part_of_a_file(tmp_path: Path) -> None:
     assert int(done.stdout) > 0, "no process was killed while it wrote"
 
 
-NO_LINKS = [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK]
+NO_LINKS = [
+    errno.EPERM,
+    errno.EACCES,
+    errno.EIO,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EMLINK,
+]
 
 
 def links_fail(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -385,7 +400,7 @@ async def test_an_error_while_looking_whether_creation_is_exclusive_stays_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rule: only what says that creation is unknown is taken so; all else is told."""
-    for number, kind in ((errno.EIO, DestinationError), (errno.ENOSPC, StorageError)):
+    for number, kind in ((errno.EROFS, DestinationError), (errno.ENOSPC, StorageError)):
         links_fail(monkeypatch, number)
         async with opened(str(tmp_path)) as destination:
             with pytest.raises(kind):
@@ -571,6 +586,14 @@ async def test_an_unreachable_storage_is_told_in_time(s3: S3Server) -> None:
     listener.close()
 
 
+REFUSALS = {
+    "501": "NotImplemented",
+    "400": "InvalidArgument",
+    "403": "AccessDenied",
+    "405": "MethodNotAllowed",
+}
+
+
 @asynccontextmanager
 async def imitation(
     s3: S3Server, condition: str
@@ -581,8 +604,11 @@ async def imitation(
     async def answer(request: Request) -> Response:
         asked.append(request.method)
         headers = {k: v for k, v in request.headers.items() if k != "if-none-match"}
-        if condition == "refused" and len(headers) < len(request.headers):
-            return Response("<Error><Code>NotImplemented</Code></Error>", 501)
+        if condition != "ignored" and len(headers) < len(request.headers):
+            body = (
+                "" if condition == "304" else f"<Error><Code>{REFUSALS[condition]}</Code></Error>"
+            )
+            return Response(body, int(condition))
         async with httpx.AsyncClient(trust_env=False) as http:
             found = await http.request(
                 request.method,
@@ -604,7 +630,7 @@ async def imitation(
     await serving
 
 
-@pytest.mark.parametrize("condition", ["ignored", "refused"])
+@pytest.mark.parametrize("condition", ["ignored", "501", "304", "400", "403", "405"])
 async def test_a_service_like_s3_that_knows_no_conditions_is_found_out(
     s3: S3Server, condition: str
 ) -> None:
@@ -619,9 +645,8 @@ async def test_a_service_like_s3_that_knows_no_conditions_is_found_out(
         asked.clear()
         await destination.check_exclusive()
         assert not destination.can_create
-        assert (
-            asked == {"ignored": ["PUT", "PUT", "DELETE"], "refused": ["PUT", "DELETE"]}[condition]
-        )
+        puts = ["PUT", "PUT"] if condition == "ignored" else ["PUT"]
+        assert asked == [*puts, "DELETE"]
         with pytest.raises(DestinationError, match="exclusively"):
             await destination.create("a.json", b"{}", "application/json")
     assert "Contents" not in s3.client.list_objects_v2(Bucket="bucket", Prefix=folder)
@@ -698,19 +723,20 @@ async def test_options_of_the_user_go_before_ours(s3: S3Server) -> None:
         ("s3", {"ContentType": "image/png"}),
         ("gs", {"content_type": "image/png"}),
         ("memory", {}),
-        ("sftp", {}),
     ],
 )
 def test_each_backend_is_told_the_media_type_in_its_way(
     protocol: str, settings: dict[str, str]
 ) -> None:
     """Rule: the keyword is the backend's own; others are dropped silently, or raise."""
-    assert folders._KINDS[protocol].media_type("image/png") == settings
+    kind = folders.KINDS[protocol]
+    assert issubclass(kind, ObjectFolder)
+    assert kind.media_type("image/png") == settings
 
 
 def test_azure_is_told_the_media_type_in_its_way() -> None:
     """Rule: azure takes an object of its own, which all releases of adlfs pass on."""
-    settings = folders._KINDS["az"].media_type("image/png")["content_settings"]
+    settings = AzureFolder.media_type("image/png")["content_settings"]
     module = importlib.import_module("azure.storage.blob")
     assert isinstance(settings, module.ContentSettings)
     assert settings.content_type == "image/png"
@@ -721,7 +747,10 @@ def test_azure_is_told_the_media_type_in_its_way() -> None:
 
 async def test_sftp_connects_again_after_its_connection_was_lost(tmp_path: Path) -> None:
     """Rule: a connection lost in a long run costs one try, not the rest of the run."""
-    async with sftp_server() as root, opened(f"{root}{tmp_path}/images") as destination:
+    async with (
+        sftp_server() as server,
+        opened(f"{server.url}{tmp_path}/images", server.options) as destination,
+    ):
         await destination.check_writable()
         destination._folder._file_system._client.abort()
         await asyncio.gather(
@@ -733,11 +762,56 @@ async def test_sftp_connects_again_after_its_connection_was_lost(tmp_path: Path)
 
 async def test_sftp_refuses_a_wrong_password_without_showing_it(tmp_path: Path) -> None:
     """Rule: a password in the URL is used, and never repeated."""
-    async with sftp_server() as root:
+    async with sftp_server() as server:
+        url = server.url.replace("s3cr3t", "wr0ng") + str(tmp_path)
         with pytest.raises(DestinationError, match="refuses access") as caught:
-            await Destination.open(root.replace("s3cr3t", "wr0ng") + str(tmp_path))
+            await Destination.open(url, server.options)
     assert "sftp://ann@127.0.0.1" in str(caught.value)
     assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["p@ss:w/rd%41", "s3cr3t"])
+async def test_sftp_percent_encoded_passwords_are_decoded(tmp_path: Path, password: str) -> None:
+    """Rule: a URL's user and password are what they stand for, not how they are written."""
+    async with (
+        sftp_server(password=password) as server,
+        opened(f"{server.url}{tmp_path}", server.options) as destination,
+    ):
+        await destination.check_writable()
+
+
+async def test_sftp_host_keys_are_checked_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: the user's known_hosts decides; a URL's password never goes to an unchecked host."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    async with sftp_server() as server:
+        url = f"{server.url}{tmp_path}/images"
+        with pytest.raises(DestinationError, match="known_hosts"):
+            await Destination.open(url)
+        with pytest.raises(DestinationError, match="not checked") as caught:
+            await Destination.open(url, {"known_hosts": None})
+        assert "s3cr3t" not in str(caught.value)
+        server.make_known(tmp_path / "home")
+        async with opened(url) as destination:
+            await destination.check_writable()
+        bare, given = url.replace("ann:s3cr3t@", ""), {"username": "ann", "password": "s3cr3t"}
+        (tmp_path / "home" / ".ssh" / "known_hosts").unlink()
+        async with opened(bare, {**given, "known_hosts": None}) as destination:
+            await destination.check_writable()
+
+
+async def test_sftp_without_posix_rename_is_refused_and_nothing_is_copied(tmp_path: Path) -> None:
+    """Rule: a server that cannot replace in one step is told as such; no copy is seen growing."""
+    async with (
+        sftp_server(NoPosixRename) as server,
+        opened(f"{server.url}{tmp_path}/images", server.options) as destination,
+    ):
+        with pytest.raises(DestinationError, match="posix-rename"):
+            await destination.check_writable()
+        await destination.check_exclusive()
+        assert not destination.can_create
+    assert names_in(tmp_path / "images") == set()
 
 
 # --- other file systems -------------------------------------------------------------------------
@@ -756,7 +830,7 @@ async def test_a_storage_that_loses_bytes_is_found_out(
 ) -> None:
     """Rule: where a write is not atomic, its size is checked."""
     monkeypatch.setattr(unknown, "keeps", 3)
-    async with opened("unknownfs://images") as destination:
+    async with opened("unknownfs://images", ACCEPTED) as destination:
         with pytest.raises(StorageError, match="another number of bytes"):
             await destination.publish("a.png", b"abcdef", "image/png")
         with pytest.raises(DestinationError, match="another number of bytes"):
@@ -774,7 +848,7 @@ async def test_a_passing_fault_is_tried_again_and_a_definite_one_is_not(
         raise raised[-1]
 
     monkeypatch.setattr(unknown, "pipe_file", fail)
-    async with opened("unknownfs://images") as destination:
+    async with opened("unknownfs://images", ACCEPTED) as destination:
         for fault, tries, kind in (
             (ConnectionResetError("s3cr3t"), 3, StorageError),
             (RuntimeError("s3cr3t"), 3, StorageError),
@@ -791,9 +865,21 @@ async def test_a_passing_fault_is_tried_again_and_a_definite_one_is_not(
             assert "s3cr3t" not in str(caught.value)
 
 
+async def test_a_storage_that_nothing_is_known_of_must_be_accepted_by_name(
+    unknown: type[UnknownFileSystem],
+) -> None:
+    """Rule: where a reader may meet part of a file, the user says so first."""
+    with pytest.raises(DestinationError, match="accept_partial_files=True"):
+        await Destination.open("unknownfs://images")
+    with pytest.raises(DestinationError, match="accept_partial_files=True"):
+        await Destination.open("unknownfs://images", {ACCEPT_PARTIAL_FILES: "no"})
+    async with opened("memory://images", ACCEPTED) as destination:
+        await destination.check_writable()
+
+
 async def test_a_cancelled_operation_frees_its_place(unknown: type[UnknownFileSystem]) -> None:
     """Rule: cancelling never uses up the operations that may run at a time."""
-    async with opened("unknownfs://images") as destination:
+    async with opened("unknownfs://images", ACCEPTED) as destination:
         for _ in range(5):
             tasks = [
                 asyncio.create_task(destination.publish("a.png", b"a", "image/png"))

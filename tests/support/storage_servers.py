@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncssh
 import boto3
@@ -60,25 +62,60 @@ def s3_server() -> Iterator[S3Server]:
         server.stop()
 
 
-class _PasswordServer(asyncssh.SSHServer):
-    def password_auth_supported(self) -> bool:
-        return True
+@dataclass(frozen=True)
+class SftpServer:
+    """An SFTP service for this machine's files.
 
-    def validate_password(self, username: str, password: str) -> bool:
-        return (username, password) == ("ann", "s3cr3t")
+    Attributes:
+        url: Its root folder, with the user's name and password.
+        options: Storage options by which its host key is known.
+    """
+
+    url: str
+    options: dict[str, Any]
+
+    def make_known(self, home: Path) -> None:
+        """Have the user whose home folder this is know the host key."""
+        (home / ".ssh").mkdir(parents=True, exist_ok=True)
+        (home / ".ssh" / "known_hosts").write_bytes(self.options["known_hosts"])
+
+
+class NoPosixRename(asyncssh.SFTPServer):
+    """SFTP as servers speak it that lack OpenSSH's extensions."""
+
+    def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+        raise asyncssh.SFTPOpUnsupported("not supported")
+
+    def link(self, oldpath: bytes, newpath: bytes) -> None:
+        raise asyncssh.SFTPOpUnsupported("not supported")
 
 
 @asynccontextmanager
-async def sftp_server() -> AsyncIterator[str]:
-    """Run an SFTP service for this machine's files; gives the URL of its root folder."""
+async def sftp_server(
+    factory: type[asyncssh.SFTPServer] | bool = True,
+    password: str = "s3cr3t",  # noqa: S107 - of this test alone
+) -> AsyncIterator[SftpServer]:
+    """Run an SFTP service for this machine's files."""
+
+    class PasswordServer(asyncssh.SSHServer):
+        def password_auth_supported(self) -> bool:
+            return True
+
+        def validate_password(self, username: str, given: str) -> bool:
+            return (username, given) == ("ann", password)
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
-        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
-        server_factory=_PasswordServer,
-        sftp_factory=True,
+        server_host_keys=[key],
+        server_factory=PasswordServer,
+        sftp_factory=factory,
     )
+    port = server.get_port()
+    known = f"[127.0.0.1]:{port} {key.export_public_key().decode()}".encode()
+    url = f"sftp://ann:{quote(password, safe='')}@127.0.0.1:{port}"
     try:
-        yield f"sftp://ann:s3cr3t@127.0.0.1:{server.get_port()}"
+        yield SftpServer(url, {"known_hosts": known})
     finally:
         server.close()
