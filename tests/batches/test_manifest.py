@@ -1118,7 +1118,7 @@ async def test_refused_credentials_are_told_and_not_shown(s3: S3Server) -> None:
 
 async def test_options_that_the_backend_does_not_take_are_told() -> None:
     """Rule: a wrong option is a thing to change, and its value stays out of the message."""
-    with pytest.raises(DestinationError, match="does not take this") as caught:
+    with pytest.raises(DestinationError, match="does not accept this") as caught:
         await read_manifest("s3://bucket/a.csv", storage_options={"client_kwargs": "s3cr3t"})
     assert "s3cr3t" not in str(caught.value)
 

@@ -23,7 +23,15 @@ from nanobanana_blocks.storage.backends.remote import RemoteFolder
 from nanobanana_blocks.storage.backends.sftp import SftpFolder
 from nanobanana_blocks.storage.locations import Location
 
-__all__ = ["ACCEPT_PARTIAL_FILES", "KINDS", "Folder", "RemoteFolder", "folder_at", "temporary_name"]
+__all__ = [
+    "ACCEPT_PARTIAL_FILES",
+    "KINDS",
+    "Folder",
+    "LocalFolder",
+    "RemoteFolder",
+    "folder_at",
+    "temporary_name",
+]
 
 KINDS: dict[str, type[RemoteFolder]] = {
     **dict.fromkeys(("s3", "s3a"), S3Folder),
