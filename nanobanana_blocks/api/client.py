@@ -1,13 +1,15 @@
-"""The API for Python: one request budget over one set of connections, and one waiter a policy."""
+"""The API for Python: one account's pace over one set of connections, and one waiter a policy."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import SecretStr
 
@@ -17,15 +19,31 @@ from nanobanana_blocks.api.connection import Answer, Connection
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
-from nanobanana_blocks.api.submitting import SubmitInTurn, SubmitQueue
-from nanobanana_blocks.api.waiting import TaskWaiter
-from nanobanana_blocks.errors import APIError, NanoBananaError, ProtocolError, RateLimited
+from nanobanana_blocks.api.waiting import TaskWaiter, check_timeout
+from nanobanana_blocks.errors import (
+    APIError,
+    BadRequest,
+    Forbidden,
+    NanoBananaError,
+    NetworkError,
+    OutOfCredits,
+    ProtocolError,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    UnconfirmedSubmit,
+)
 
 T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
 BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
+FIRST_SUBMIT_PAUSE_SECONDS, MAX_SUBMIT_PAUSE_SECONDS = 1.0, 30.0
+"""Between tries to submit while no connection can be made; doubled each time."""
+
+SubmitInTurn = Callable[[GenerationRequest, "str | None", float], Awaitable[str]]
+"""Takes what to generate, the callback address, and for how many seconds to try."""
 
 
 class NanoBananaClient:
@@ -43,7 +61,7 @@ class NanoBananaClient:
             them does not slow the polls down.
 
     Raises:
-        InvalidInput: The key or the base URL is invalid.
+        InvalidInput: The key or the base URL cannot be meant.
 
     Example:
         ```python
@@ -66,27 +84,18 @@ class NanoBananaClient:
             api_key, base_url, timeout=timeout, max_connections=max_connections
         )
         self.budget = budget or RequestBudget()
-        self._max_requests_per_second = budget.ceiling if budget else math.inf
+        self.submit_budget = RequestBudget()
+        self._max_requests_per_second = budget.allowed if budget else math.inf
+        self._submit_timeout = submit_timeout
         self._max_connections = max_connections
-        self._submits = SubmitQueue(
-            self._ask,
-            self.base_url,
-            budget=self.budget,
-            # Submits are slow: the other half of the connections is kept for polls.
-            at_once=max(1, max_connections // 2),
-            answer_timeout=submit_timeout,
-        )
+        # Submits are slow: the other half of the connections is kept for looks.
+        self._submitting = asyncio.Semaphore(max(1, max_connections // 2))
         self._waiters: dict[PollPolicy, TaskWaiter] = {}
 
     @property
     def base_url(self) -> str:
         """The API server."""
         return self._connection.base_url
-
-    @property
-    def submit_budget(self) -> RequestBudget:
-        """The request budget of submits alone, which they take from besides `budget`."""
-        return self._submits.budget
 
     def __repr__(self) -> str:
         return f"NanoBananaClient(base_url={self.base_url!r})"
@@ -112,13 +121,15 @@ class NanoBananaClient:
         """Ask record-info about one generation task, once.
 
         Raises:
-            InvalidInput: `task_id` is invalid; nothing was sent.
-            APIError: One of its subclasses; `retryable` says whether asking again may help.
+            InvalidInput: `task_id` cannot be one; nothing was sent.
+            APIError: One of its subclasses; `retryable` tells whether asking again may help.
         """
         check_task_id(task_id)
 
         def read(answer: Answer) -> TaskDetails:
-            return protocol.read_record_info(answer.http_status, answer.body, task_id=task_id)
+            return protocol.read_record_info(
+                answer.http_status, answer.body, task_id=task_id, server_time=answer.server_time
+            )
 
         return await self._ask(
             "GET",
@@ -137,7 +148,7 @@ class NanoBananaClient:
         *,
         just_submitted: bool = False,
     ) -> TaskDetails:
-        """Poll until the generation task has ended, which `raise_for_status()` checks for failure.
+        """Ask until the generation task has ended, well or badly; `raise_for_status()` tells.
 
         All waits of a client share its request budget, whose rate the policy sets.
 
@@ -165,29 +176,66 @@ class NanoBananaClient:
         """Submit a generation task, which costs credits, and return its id.
 
         What cannot have created a task is tried again with growing pauses: a connection that was
-        not made, and a 429. Nothing else is, as a second submit may be paid for as well.
+        not made, and a 429. Nothing else is: the API's documentation knows no idempotency key, so
+        a second submit may be paid for as well.
 
         Args:
             request: What to generate.
             callback_url: Where the service is to post the outcome. Where the API wants an address
                 and none is given, it gets one that leads nowhere.
-            timeout: Seconds for which it is tried again, from the first attempt on.
+            timeout: Seconds for which it is tried again, from the first try on.
 
         Raises:
-            InvalidInput: A parameter is invalid, or leads where the service cannot fetch an image;
-                nothing was sent.
+            InvalidInput: A parameter cannot be meant; nothing was sent.
             UnconfirmedSubmit: It is not known whether a task was created, and billed.
             APIError: Another of its subclasses: no task was created.
         """
         async with self.turn_to_submit() as submit:
             return await submit(request, callback_url, timeout)
 
-    def turn_to_submit(self) -> AbstractAsyncContextManager[SubmitInTurn]:
+    @asynccontextmanager
+    async def turn_to_submit(self) -> AsyncIterator[SubmitInTurn]:
         """Wait until a submit may be sent; what is given does what `submit` does, at once.
 
         For those who must note, right before it, that they are about to submit.
         """
-        return self._submits.turn()
+        async with self._submitting:
+            await self.submit_budget.acquire()
+            await self.budget.acquire()
+            yield self._submit_in_turn
+
+    async def _submit_in_turn(
+        self, request: GenerationRequest, callback_url: str | None, timeout: float
+    ) -> str:
+        check_timeout(timeout)
+        body = request.body(callback_url)
+        path = protocol.SUBMIT[request.endpoint]
+        give_up_at = time.monotonic() + timeout
+        pause = FIRST_SUBMIT_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._ask(
+                    "POST",
+                    path,
+                    _read_submitted,
+                    limit=self.submit_budget,
+                    fresh=True,
+                    seconds=self._submit_timeout,
+                    json=body,
+                )
+            except APIError as error:
+                if isinstance(error, RateLimited):
+                    wait = self.submit_budget.pause_left
+                elif isinstance(error, NetworkError) and not error.sent:
+                    wait = pause
+                    pause = min(pause * 2, MAX_SUBMIT_PAUSE_SECONDS)
+                else:
+                    _raise_outcome(error)
+                if time.monotonic() + wait > give_up_at:
+                    raise
+            await asyncio.sleep(wait)
+            await self.submit_budget.acquire()
+            await self.budget.acquire()
 
     async def get_credits(self) -> int | float:
         """Ask how many credits the account has left, once.
@@ -195,7 +243,7 @@ class NanoBananaClient:
         A whole number is documented; sister products give decimals.
 
         Raises:
-            APIError: One of its subclasses; `retryable` says whether asking again may help.
+            APIError: One of its subclasses; `retryable` tells whether asking again may help.
         """
         return await self._ask("GET", protocol.CREDITS, _read_credits, turn=self.budget.acquire)
 
@@ -240,8 +288,26 @@ class NanoBananaClient:
         return found
 
 
+def _read_submitted(answer: Answer) -> str:
+    return protocol.read_submitted(protocol.read_envelope(answer.http_status, answer.body))
+
+
 def _read_credits(answer: Answer) -> int | float:
     return protocol.read_credits(protocol.read_envelope(answer.http_status, answer.body))
+
+
+def _raise_outcome(error: APIError) -> NoReturn:
+    """Raise what is known of a submit: that the service said no, or that nothing is."""
+    is_maintenance = isinstance(error, ServerError) and 455 in (error.http_status, error.code)
+    if is_maintenance or isinstance(error, (Unauthorized, Forbidden, OutOfCredits, BadRequest)):
+        raise error
+    raise UnconfirmedSubmit(
+        f"{error.message} Whether a generation task was created, and billed, is not known. Compare "
+        "the account's credits before submitting it again: that may be paid for twice.",
+        http_status=error.http_status,
+        code=error.code,
+        retry_after=error.retry_after,
+    ) from None
 
 
 def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:

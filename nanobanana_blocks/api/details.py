@@ -37,7 +37,8 @@ class TaskDetails(BaseModel):
     what the service leaves empty; `image_urls` says which of them belong to the same image
     (`urls_by_image` is set only where their order does not say so). `by_code` says that the end was
     told not by `successFlag` but by a code of the envelope, which only sister products document: it
-    is believed when it is repeated.
+    is believed when it is repeated. `answered_at` is when record-info said this by
+    the service's own clock, its Date header: with `created_at` it gives the task's age.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,6 +55,7 @@ class TaskDetails(BaseModel):
     operation_type: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False)
     by_code: bool = False
+    answered_at: datetime | None = Field(default=None, repr=False)
 
     @property
     def image_count(self) -> int:

@@ -1,7 +1,7 @@
 """Reads the API's answers and callbacks: any bytes give a value or one typed error.
 
-It does no I/O. The service refuses in two ways, by HTTP status and, more often, by the `code` of a
-JSON envelope under HTTP 200 (observed); only `successFlag` says that a generation task has ended.
+It does no I/O. The service says no in two ways, by HTTP status and, more often, by the `code` of a
+JSON envelope under HTTP 200 (observed); a generation task's end is told by `successFlag` alone.
 """
 
 from __future__ import annotations
@@ -39,35 +39,33 @@ MAX_IMAGES = 100
 MAX_URL_LENGTH = 8192
 MAX_TEXT_LENGTH = 300
 
-_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
+_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
 _POLICY = re.compile(r"polic|flagged|prohibited|sensitive|nsfw", re.IGNORECASE)
 
 
-def read_record_info(http_status: int, body: bytes, *, task_id: str) -> TaskDetails:
-    """Read record-info's answer about `task_id`.
-
-    Where there is a `successFlag`, it is believed, whatever the envelope's code.
+def read_record_info(
+    http_status: int, body: bytes, *, task_id: str, server_time: float | None = None
+) -> TaskDetails:
+    """Read record-info's answer about `task_id`, given at `server_time` by the service's clock.
 
     Raises:
         UnknownTask: The id is not known; a sister product says so with null `data`.
         ProtocolError: The answer is not what is documented, or is about another task.
-        APIError: Another of its subclasses, where the API refuses to answer.
+        APIError: Another of its subclasses, where the API says no to the question.
     """
-    payload = _json(body)
-    if not isinstance(payload, dict):
-        payload = {}
-    data = payload.get("data")
-    if http_status == 200 and isinstance(data, dict) and data.get("successFlag") is not None:
-        return _details(data, task_id=task_id)
-    if failure := _failure_by_code(http_status, payload, task_id):
+    if failure := _failure_by_code(http_status, body, task_id):
         return failure
-    return read_task_details(read_envelope(http_status, body, task_id=task_id), task_id=task_id)
+    data = read_envelope(http_status, body, task_id=task_id)
+    details = read_task_details(data, task_id=task_id)
+    answered_at = read_time(server_time)
+    return details.model_copy(update={"answered_at": answered_at}) if answered_at else details
 
 
-def _failure_by_code(http_status: int, payload: dict[str, Any], task_id: str) -> TaskDetails | None:
-    code, message = _integer(payload.get("code")), _message(payload)
-    if payload.get("data") or http_status not in (200, code):
+def _failure_by_code(http_status: int, body: bytes, task_id: str) -> TaskDetails | None:
+    payload = _json(body) if http_status == 200 else None
+    if not isinstance(payload, dict) or payload.get("data") is not None:
         return None
+    code, message = _integer(payload.get("code")), _message(payload)
     if code in FAILURE_CODES or (code == 400 and _POLICY.search(message)):
         return TaskDetails(
             task_id=task_id,
@@ -94,7 +92,7 @@ def read_task_details(data: Any, *, task_id: str) -> TaskDetails:
 
 
 def read_submitted(data: Any) -> str:
-    """Read the `data` of an accepted submit's answer: the id of the generation task.
+    """Read the `data` of a submit's answer that says yes: the id of the generation task.
 
     Raises:
         ProtocolError: It holds no `taskId` that can be asked about.
@@ -147,10 +145,8 @@ def read_callback(body: bytes) -> TaskDetails:
         return _details(data, task_id=task_id)
     code = _integer(payload.get("code"))
     if code is None or not (code == 200 or code >= 400):
-        raise ProtocolError(
-            f"the callback's `code` is neither 200 nor an error's: {_excerpt(code)}"
-        )
-    info = data.get("info") or data.get("response")
+        raise ProtocolError(f"the callback's `code` says neither yes nor no: {_excerpt(code)}")
+    info = data.get("info")
     return TaskDetails(
         task_id=task_id,
         status=TaskStatus.SUCCESS if code == 200 else TaskStatus.GENERATE_FAILED,
@@ -172,7 +168,7 @@ def _callback_task_id(payload: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) -> Any:
-    """Return the `data` of an answer whose code is 200.
+    """Return the `data` of an answer that says yes.
 
     Raises:
         APIError: One of its subclasses, for every other answer.
@@ -182,7 +178,7 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
     if http_status == 200 and code == 200:
         return payload.get("data")
     message = _message(payload) if isinstance(payload, dict) else ""
-    if code is None and not _is_telling(http_status):
+    if code is None and not _speaks_for_itself(http_status):
         raise ProtocolError(
             f"the answer (HTTP {http_status}) is not the API's: {_excerpt(body)!r}. "
             "Check the base URL.",
@@ -190,7 +186,7 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
             http_status=http_status,
         )
     verdict = http_status if code in (None, 200) else code
-    no_data = isinstance(payload, dict) and not payload.get("data")
+    no_data = isinstance(payload, dict) and payload.get("data") is None
     raise _refusal(
         int(verdict or 0),
         message,
@@ -205,7 +201,7 @@ def _message(payload: dict[str, Any]) -> str:
     return _text(payload.get("msg")) or _text(payload.get("message")) or ""
 
 
-def _is_telling(http_status: int) -> bool:
+def _speaks_for_itself(http_status: int) -> bool:
     return http_status in (401, 402, 403, 408, 413, 429) or http_status >= 500
 
 
@@ -314,7 +310,7 @@ def _positions(fields: dict[str, Any], kind: str) -> list[str | None]:
     """The URLs of one kind by the position of their image, None where there is none.
 
     Public code defends against all of these spellings. Where several are there, the longest list
-    gives the positions.
+    says what the positions are.
     """
     named = (fields.get(name) for name in (f"{kind}ImageUrl", f"{kind}ImageUrls", f"{kind}Urls"))
     listed = [value if isinstance(value, list) else [value] for value in named]
@@ -339,7 +335,7 @@ def _merge(urls: list[str | None], more: list[str | None]) -> None:
 
 
 def _unsigned(url: str) -> str:
-    """What identifies an image within an answer: two fields may sign its URL differently."""
+    """What tells an image from others of an answer: two fields may sign its URL differently."""
     return re.split(r"[?#]", url, maxsplit=1)[0]
 
 

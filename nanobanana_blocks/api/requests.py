@@ -39,9 +39,7 @@ TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
 
 Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
 ImageUrl = Annotated[
-    str,
-    # The pattern is in the parameters' JSON schema, too, whose dialect has no flags.
-    StringConstraints(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH),
+    str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH)
 ]
 
 
@@ -183,7 +181,7 @@ class Generate2Request(_Request):
     google_search: bool | None = Field(
         default=None,
         strict=True,
-        description="Whether the service searches the web; it does not by default.",
+        description="Have the service look things up; it does not by default.",
     )
     output_format: Literal["png", "jpg"] | None = Field(
         default=None, description="The service's default is jpg."
@@ -205,7 +203,7 @@ REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
 
 def check_callback_url(url: str) -> str:
     """Return `url` or raise an error that does not repeat it: such addresses hold tokens."""
-    whole = re.fullmatch(r"(?i:https?)://[^\s/?#]+\S*", url)
+    whole = re.fullmatch(r"https?://[^\s/?#]+\S*", url)
     if not whole or not url.isprintable() or len(url) > MAX_URL_LENGTH:
         raise InvalidInput("the callback URL must be like https://example.com/callbacks/…")
     return url

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nanobanana_blocks.api.details import TaskDetails, TaskStatus
-from nanobanana_blocks.api.schedule import PollSchedule
+from nanobanana_blocks.api.schedule import Schedule
 from nanobanana_blocks.errors import (
     APIError,
     Forbidden,
@@ -69,6 +69,13 @@ FINAL_POLL_TOLERANCE = 0.01
 """A poll that is sent so near the deadline, as a share of the timeout, is the final one."""
 
 
+CLOCK_SECONDS = 2.0
+"""How exact ages by the service's clock are, whose times are whole seconds."""
+
+MAX_AGE_SECONDS = 3600.0
+"""A generating task that is said to be older was not made then: its time zone was misread."""
+
+
 class PollAgain(NamedTuple):
     """The wait goes on: the next poll is due at `scheduled`, or earlier, at `hinted`."""
 
@@ -102,10 +109,14 @@ class Wait:
     Attributes:
         task_id: The generation task.
         started: When the wait began.
+        born: When the task was created, as far as is known.
+        scheduled: When the next poll is due, hints aside.
+        sent_at: When the last poll was sent.
         deadline: When it is to end; a final poll follows.
         polls: Polls begun so far.
         is_polling: Whether one is under way.
         is_hinted: Whether anybody has said that the task has ended.
+        kind: What kind of work it is, once an answer has said so.
     """
 
     __slots__ = (
@@ -117,16 +128,15 @@ class Wait:
         "_last_age",
         "_no_sooner",
         "_patience",
-        "_scheduled",
-        "_sent_at",
         "_trouble",
-        "_trouble_polls",
-        "_trouble_since",
-        "_unknown_seconds",
+        "born",
         "deadline",
         "is_hinted",
         "is_polling",
+        "kind",
         "polls",
+        "scheduled",
+        "sent_at",
         "started",
         "task_id",
     )
@@ -146,11 +156,11 @@ class Wait:
         self.polls = 0
         self.is_polling = False
         self.is_hinted = False
+        self.kind: str | None = None
+        self.born = started
         self._patience = patience
-        # The deadline ends the wait for an id that the service has given itself.
-        self._unknown_seconds = math.inf if just_submitted else patience.unknown_task_seconds
-        self._scheduled = started
-        self._sent_at = started
+        self.scheduled = started
+        self.sent_at = started
         self._no_sooner = started
         self._by_hint = False
         self._hint_due: float | None = None
@@ -158,9 +168,7 @@ class Wait:
         self._last_age: float | None = None
         self._ended_by_code = False
         self._final_errors = 0
-        self._trouble: NanoBananaError | None = None
-        self._trouble_since = started
-        self._trouble_polls = 0
+        self._trouble = _Trouble(patience, just_submitted=just_submitted)
 
     def hint(self, now: float) -> PollAgain | None:
         """Take note that the task is said to have ended; when to poll, if not one is under way.
@@ -168,27 +176,32 @@ class Wait:
         The first hint has it polled at once.
         """
         pause = self._patience.repeated_hint_seconds if self.is_hinted else 0.0
-        due = max(now, self._sent_at + pause, self._no_sooner)
+        due = max(now, self.sent_at + pause, self._no_sooner)
         self.is_hinted = True
         self._hint_step = 0
-        if isinstance(self._trouble, UnknownTask):
-            self._trouble_since = now
+        self._trouble.hinted(now)
         if self.is_polling:
             self._hint_due = due
             return None
-        return PollAgain(self._scheduled, due)
+        return PollAgain(self.scheduled, due)
 
     def begin_poll(self, now: float) -> None:
         """Take note that a poll is sent."""
         self.polls += 1
         self.is_polling = True
         self._hint_due = None
-        self._by_hint = now < self._scheduled
-        self._sent_at = now
+        self._by_hint = now < self.scheduled
+        self.sent_at = now
 
-    def after_answer(self, details: TaskDetails, now: float, schedule: PollSchedule) -> Verdict:
+    def learn_age(self, details: TaskDetails, now: float) -> None:
+        """Take note of when the task was created, where its first answer tells that."""
+        if self._last_age is None:
+            self.born = _born(details, self.started, now)
+
+    def after_answer(self, details: TaskDetails, now: float, schedule: Schedule) -> Verdict:
         """What follows from record-info's answer; the schedule learns from it."""
         self.is_polling = False
+        self.learn_age(details, now)
         if details.status is TaskStatus.SUCCESS and not details.image_count:
             missing = ImageUnavailable(
                 "the task is done, but the API gives no image URL.", task_id=self.task_id
@@ -200,11 +213,15 @@ class Wait:
             self._ended_by_code = True
             return self._again(now + self._patience.confirm_seconds, now)
         if not self._by_hint:
-            schedule.observe_completion(self._last_age, self._sent_at - self.started)
+            schedule.observe_completion(self._last_age, self.sent_at - self.born)
+        elif told := self.told_end(details):
+            earliest, latest = told[0] - self.born, told[1] - self.born
+            schedule.observe_pending(self._last_age, earliest)
+            schedule.observe_completion(earliest, latest)
         return Ended(details)
 
     def after_error(
-        self, error: NanoBananaError, now: float, schedule: PollSchedule, *, was_heard: bool
+        self, error: NanoBananaError, now: float, schedule: Schedule, *, was_heard: bool
     ) -> Verdict:
         """What follows from a poll that failed.
 
@@ -224,7 +241,8 @@ class Wait:
 
     def timed_out(self, now: float) -> Failed:
         """The end of a wait whose task was not seen to end in time."""
-        last = f" The last answer was: {self._trouble.message}" if self._trouble else ""
+        error = self._trouble.error
+        last = f" The last answer was: {error.message}" if error else ""
         known = "still generating" if self._last_age is not None else "not known to have ended"
         return Failed(
             WaitTimedOut(
@@ -234,72 +252,114 @@ class Wait:
             )
         )
 
-    def _after_generating(self, now: float, schedule: PollSchedule) -> Verdict:
-        age = self._sent_at - self.started
-        self._trouble, self._ended_by_code = None, False
+    def told_end(self, details: TaskDetails) -> tuple[float, float] | None:
+        """Between which times the task ended by the service's own word, if that is plausible."""
+        created, completed = details.created_at, details.completed_at
+        if self._last_age is None or created is None or completed is None:
+            return None
+        age = (completed - created).total_seconds()
+        earliest = self.born + max(self._last_age, age - CLOCK_SECONDS)
+        latest = min(self.sent_at, self.born + age + CLOCK_SECONDS)
+        return (earliest, latest) if earliest < latest else None
+
+    def _after_generating(self, now: float, schedule: Schedule) -> Verdict:
+        age = self.sent_at - self.born
+        self._trouble.error, self._ended_by_code = None, False
         if not self._by_hint:  # a hint chooses the moment at which a task ends: that would mislead
             schedule.observe_pending(self._last_age, age)
         self._last_age = age
         if self._was_final():
             return self.timed_out(now)
-        if self._by_hint and self._scheduled > now:
-            return self._again(self._scheduled, now)
-        return self._again(now + schedule.next_delay(now - self.started), now)
+        if self._by_hint and self.scheduled > now:
+            return self._again(self.scheduled, now)
+        return self._again(now + schedule.next_delay(now - self.born), now)
 
     def _after_error(
-        self, error: NanoBananaError, now: float, schedule: PollSchedule, *, was_heard: bool
+        self, error: NanoBananaError, now: float, schedule: Schedule, *, was_heard: bool
     ) -> Verdict:
         if isinstance(error, Unauthorized):
             return Failed(error, concerns_all=True)
-        if not self._may_pass(error, now, was_heard=was_heard):
+        if not self._trouble.may_pass(error, now, was_heard=was_heard):
             return Failed(error, concerns_all=not was_heard)
-        soon = isinstance(error, (UnknownTask, ImageUnavailable))
-        patience = self._patience
-        longest = patience.short_backoff_seconds if soon else patience.max_backoff_seconds
-        backoff = min(2.0 ** min(self._trouble_polls - 1, 10), longest)
         asked = (error.retry_after if isinstance(error, APIError) else None) or 0.0
         self._no_sooner = now + asked
-        due = max(now + schedule.jittered(backoff), self._no_sooner)
+        due = max(now + schedule.jittered(self._trouble.backoff()), self._no_sooner)
         if self._was_final():
             self._final_errors += 1
-            out_of_time = due > self.deadline + patience.final_poll_seconds
-            if soon or out_of_time or self._final_errors >= patience.final_polls:
+            is_answer = isinstance(error, (UnknownTask, ImageUnavailable))
+            last = self._final_errors >= self._patience.final_polls
+            if is_answer or last or self.is_overdue(due):
                 return self.timed_out(now)
-            self._scheduled = due
+            self.scheduled = due
             return PollAgain(due)
         return self._again(due, now)
 
     def _again(self, due: float, now: float) -> PollAgain:
         """Poll when due, or at the deadline, or earlier because of a hint."""
-        self._scheduled = max(now, min(due, self.deadline))
+        self.scheduled = max(now, min(due, self.deadline))
         pauses = self._patience.hint_pauses
         if self._hint_due is not None:
-            return PollAgain(self._scheduled, max(now, self._hint_due, self._no_sooner))
+            return PollAgain(self.scheduled, max(now, self._hint_due, self._no_sooner))
         if self._hint_step >= len(pauses):
-            return PollAgain(self._scheduled)
+            return PollAgain(self.scheduled)
         self._hint_step += 1
-        return PollAgain(self._scheduled, max(now + pauses[self._hint_step - 1], self._no_sooner))
+        return PollAgain(self.scheduled, max(now + pauses[self._hint_step - 1], self._no_sooner))
 
     def _was_final(self) -> bool:
         tolerance = min(1.0, FINAL_POLL_TOLERANCE * (self.deadline - self.started))
-        return self._sent_at >= self.deadline - tolerance
+        return self.sent_at >= self.deadline - tolerance
 
-    def _may_pass(self, error: NanoBananaError, now: float, *, was_heard: bool) -> bool:
-        if type(self._trouble) is not type(error):
-            self._trouble_since, self._trouble_polls = now, 0
-        self._trouble = error
-        self._trouble_polls += 1
-        lasted = now - self._trouble_since
-        patience = self._patience
+
+class _Trouble:
+    """What has gone wrong in a row with the polls of one wait, and whether it may still pass."""
+
+    __slots__ = ("error", "patience", "polls", "since", "unknown_seconds")
+
+    def __init__(self, patience: Patience, *, just_submitted: bool) -> None:
+        self.patience = patience
+        # The deadline ends the wait for an id that the service has given itself.
+        self.unknown_seconds = math.inf if just_submitted else patience.unknown_task_seconds
+        self.error: NanoBananaError | None = None
+        self.since = 0.0
+        self.polls = 0
+
+    def hinted(self, now: float) -> None:
+        """Give a task that is unknown, but said to have ended, time to become visible."""
+        if isinstance(self.error, UnknownTask):
+            self.since = now
+
+    def backoff(self) -> float:
+        """The pause of our own choice before the next poll, in seconds."""
+        soon = isinstance(self.error, (UnknownTask, ImageUnavailable))
+        longest = self.patience.short_backoff_seconds if soon else self.patience.max_backoff_seconds
+        return min(2.0 ** min(self.polls - 1, 10), longest)
+
+    def may_pass(self, error: NanoBananaError, now: float, *, was_heard: bool) -> bool:
+        """Take note of an error, and say whether another poll may help."""
+        if type(self.error) is not type(error):
+            self.since, self.polls = now, 0
+        self.error = error
+        self.polls += 1
+        lasted = now - self.since
         if isinstance(error, UnknownTask):
-            return lasted < self._unknown_seconds
+            return lasted < self.unknown_seconds
         if isinstance(error, ProtocolError):
-            return self._trouble_polls <= patience.protocol_errors
+            return self.polls <= self.patience.protocol_errors
         if isinstance(error, NetworkError):
-            return was_heard or lasted < patience.never_answered_seconds
+            return was_heard or lasted < self.patience.never_answered_seconds
         if isinstance(error, ImageUnavailable):
-            return self._trouble_polls < patience.polls_for_urls
+            return self.polls < self.patience.polls_for_urls
         if isinstance(error, Forbidden) or (isinstance(error, ServerError) and error.code == 500):
-            few = self._trouble_polls < patience.server_exception_polls
-            return few or lasted < patience.server_exception_seconds
+            few = self.polls < self.patience.server_exception_polls
+            return few or lasted < self.patience.server_exception_seconds
         return error.retryable
+
+
+def _born(details: TaskDetails, started: float, now: float) -> float:
+    """When a task was created, where its own clock shows that it was well before the wait began."""
+    if details.created_at is None or details.answered_at is None:
+        return started
+    age = (details.answered_at - details.created_at).total_seconds()
+    head_start = age - (now - started)
+    is_plausible = head_start > CLOCK_SECONDS and age <= MAX_AGE_SECONDS
+    return started - head_start if is_plausible else started

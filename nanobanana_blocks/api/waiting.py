@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from nanobanana_blocks.api.details import TaskDetails
-from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
+from nanobanana_blocks.api.planner import PollPlanner
+from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.wait_state import (
     DEFAULT_PATIENCE,
     Ended,
@@ -96,6 +97,9 @@ class TaskWaiter:
         max_in_flight: Polls under way at most.
         patience: What errors are borne, and how long.
         seed: Makes the schedule's jitter repeatable.
+
+    Attributes:
+        planner: Plans the polls; it has what was learned.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class TaskWaiter:
     ) -> None:
         self._poll = poll
         self._patience = patience or DEFAULT_PATIENCE
-        self._schedule = PollSchedule(policy, seed=seed)
+        self.planner = PollPlanner(policy, seed=seed)
         self._slots = asyncio.Semaphore(max_in_flight)
         self._queue = _PollQueue()
         self._watches: dict[str, list[Watch]] = {}
@@ -118,7 +122,7 @@ class TaskWaiter:
         self._was_heard = False
         self._silence = _Silence(max(SILENCE_SECONDS, 10 / policy.requests_per_second))
         self._hinted_polls = _Allowance(HINTED_SHARE * policy.requests_per_second)
-        self._endings: deque[tuple[Watch, Exception]] = deque()
+        self._endings = _Endings()
         self._check: asyncio.TimerHandle | None = None
 
     @property
@@ -180,7 +184,7 @@ class TaskWaiter:
         for watch in self._all_watches():
             error = NanoBananaError("the client was closed meanwhile.", task_id=watch.task_id)
             _fail(watch, error)
-        self._endings.clear()
+        self._endings.drop()
         if self._check:
             self._check.cancel()
             self._check = None
@@ -188,6 +192,7 @@ class TaskWaiter:
 
     def _forget(self, watch: Watch) -> None:
         watch.waited_seconds = _now() - watch.state.started
+        self.planner.forget(watch.state)
         watches = self._watches[watch.task_id]
         watches.remove(watch)
         if not watches:
@@ -222,10 +227,23 @@ class TaskWaiter:
             if isinstance(error, APIError) and not isinstance(error, NetworkError):
                 self._silence.broken(_now())
                 self._was_heard |= not isinstance(error, ProtocolError)
-            return state.after_error(error, _now(), self._schedule, was_heard=self._was_heard)
+            return self.planner.after_error(state, error, _now(), was_heard=self._was_heard)
         self._was_heard = True
         self._silence.broken(_now())
-        return state.after_answer(details, _now(), self._schedule)
+        verdict, others = self.planner.after_answer(state, details, _now())
+        for other in others:
+            self._plan_anew(other)
+        return verdict
+
+    def _plan_anew(self, state: Wait) -> None:
+        """Poll a task at another time, since its turn has come, or there are no turns."""
+        for watch in self._watches.get(state.task_id, ()):
+            if watch.state is state and not state.is_polling:
+                is_hinted = watch.due < state.scheduled
+                due = min(self.planner.next_due(state, _now()), state.deadline)
+                state.scheduled = max(due, _now())
+                if state.scheduled < watch.due or not is_hinted:
+                    self._queue.push(watch, state.scheduled)
 
     def _settle(self, watch: Watch, verdict: Verdict) -> None:
         if watch.ending.done():
@@ -234,7 +252,7 @@ class TaskWaiter:
             case Ended(details):
                 watch.ending.set_result(details)
             case Failed(error, concerns_all=True):
-                self._end_all(self._all_watches(), error)
+                self._endings.add((watch, _fatal(error)) for watch in self._all_watches())
             case Failed(error):
                 _fail(watch, error)
             case PollAgain():
@@ -248,27 +266,12 @@ class TaskWaiter:
             return again.hinted
         return min(again.scheduled, self._hinted_polls.reserve(again.hinted, now))
 
-    def _end_all(self, watches: Iterable[Watch], error: NanoBananaError) -> None:
-        """End waits by an error that is about the key or the server, not about one task."""
-        for watch in watches:
-            own = copy.copy(error)
-            own.task_id, own.is_fatal = None, True
-            self._endings.append((watch, own))
-        self._end_some()
-
-    def _end_some(self) -> None:
-        for _ in range(min(len(self._endings), ENDED_AT_ONCE)):
-            _fail(*self._endings.popleft())
-        if self._endings:
-            asyncio.get_running_loop().call_soon(self._end_some)
-
     def _check_for_silence(self) -> None:
         """End the waits past their deadline where nothing is answered any more."""
         now = _now()
         if self._silence.lasts(now):
             overdue = (watch for watch in self._all_watches() if watch.state.is_overdue(now))
-            self._endings.extend((watch, watch.state.timed_out(now).error) for watch in overdue)
-            self._end_some()
+            self._endings.add((watch, watch.state.timed_out(now).error) for watch in overdue)
         self._check = None
         if self._watches:
             loop = asyncio.get_running_loop()
@@ -303,6 +306,28 @@ class _PollQueue:
             await self._changed.wait()
             if alarm:
                 alarm.cancel()
+
+
+class _Endings:
+    """Waits that end together, a few at a time, so that others have a turn on the event loop."""
+
+    def __init__(self) -> None:
+        self._left: deque[tuple[Watch, Exception]] = deque()
+
+    def add(self, endings: Iterable[tuple[Watch, Exception]]) -> None:
+        is_busy = bool(self._left)
+        self._left.extend(endings)
+        if not is_busy:
+            self._end_some()
+
+    def drop(self) -> None:
+        self._left.clear()
+
+    def _end_some(self) -> None:
+        for _ in range(min(len(self._left), ENDED_AT_ONCE)):
+            _fail(*self._left.popleft())
+        if self._left:
+            asyncio.get_running_loop().call_soon(self._end_some)
 
 
 class _Silence:
@@ -347,6 +372,13 @@ def _fail(watch: Watch, error: Exception) -> None:
     if not watch.ending.done():
         watch.ending.set_exception(error)
         watch.ending.exception()  # nobody may be listening any more
+
+
+def _fatal(error: NanoBananaError) -> NanoBananaError:
+    """A copy for one wait of an error that is about the key or the server, not about one task."""
+    own = copy.copy(error)
+    own.task_id, own.is_fatal = None, True
+    return own
 
 
 def _now() -> float:

@@ -31,6 +31,7 @@ from nanobanana_blocks.cli.output import (
 )
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.landing.report import LandingReport
 
@@ -70,6 +71,7 @@ def land(
                 keep_prompts=place.keep_prompts,
                 on_outcome=progress.settle,
             ) as landing,
+            remembering(place.location, client, poll),
         ):
             progress.total = len(landing.unique_task_ids)
             with progress.shown():

@@ -1,4 +1,4 @@
-"""The polling schedule: what a policy accepts, when it looks, and what it learns."""
+"""The polling schedule: what a policy accepts, when it polls, and what it learns."""
 
 import json
 import math
@@ -11,18 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nanobanana_blocks.api.schedule import (
-    ASSUMED_LOG_DEVIATION,
-    ASSUMED_MEDIAN_SECONDS,
-    PollPolicy,
-    PollSchedule,
-)
+from nanobanana_blocks.api.hazard import ASSUMED_LOG_DEVIATION, ASSUMED_MEDIAN_SECONDS
+from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
 
 ADAPTIVE = PollPolicy()
 STEADY = PollPolicy(jitter=0.0)
 
 any_number = st.floats(allow_nan=True, allow_infinity=True)
-any_look = st.tuples(st.none() | any_number, any_number, st.booleans())
+any_poll = st.tuples(st.none() | any_number, any_number, st.booleans())
 
 
 def generation_times(median: float, count: int, *, seed: int = 1) -> list[float]:
@@ -30,7 +26,7 @@ def generation_times(median: float, count: int, *, seed: int = 1) -> list[float]
     return [median * math.exp(random.gauss(0, ASSUMED_LOG_DEVIATION)) for _ in range(count)]
 
 
-def look_ages(schedule: PollSchedule, *, until: float) -> list[float]:
+def poll_ages(schedule: PollSchedule, *, until: float) -> list[float]:
     ages = [0.0]
     while ages[-1] < until:
         ages.append(ages[-1] + schedule.next_delay(ages[-1]))
@@ -38,16 +34,16 @@ def look_ages(schedule: PollSchedule, *, until: float) -> list[float]:
 
 
 def follow(schedule: PollSchedule, finished: float, *, learn: bool) -> int:
-    """Look at one task until it is found finished; the number of looks."""
-    looks, previous, age = 0, 0.0, 0.0
+    """Poll one task until it is found finished; the number of polls."""
+    polls, previous, age = 0, 0.0, 0.0
     while age < finished:
         previous, age = age, age + schedule.next_delay(age)
-        looks += 1
+        polls += 1
         if learn and age < finished:
             schedule.observe_pending(previous, age)
     if learn:
         schedule.observe_completion(previous, age)
-    return looks
+    return polls
 
 
 def taught(median: float, tasks: int, policy: PollPolicy = STEADY) -> PollSchedule:
@@ -57,16 +53,16 @@ def taught(median: float, tasks: int, policy: PollPolicy = STEADY) -> PollSchedu
     return schedule
 
 
-def mean_looks(schedule: PollSchedule, median: float) -> float:
+def mean_polls(schedule: PollSchedule, median: float) -> float:
     times = generation_times(median, 3000, seed=2)
     return sum(follow(schedule, finished, learn=False) for finished in times) / len(times)
 
 
 class TestPolicy:
     def test_documented_is_fixed_at_thirty_seconds(self) -> None:
-        """The documented policy looks every 30 seconds exactly, at any age."""
+        """The documented policy polls every 30 seconds exactly, at any age."""
         schedule = PollSchedule(PollPolicy.documented())
-        assert look_ages(schedule, until=120) == [30.0, 60.0, 90.0, 120.0]
+        assert poll_ages(schedule, until=120) == [30.0, 60.0, 90.0, 120.0]
 
     def test_fixed_is_exact_whatever_was_observed(self) -> None:
         """A fixed interval neither strays nor learns, even outside the adaptive bounds."""
@@ -76,7 +72,7 @@ class TestPolicy:
         assert {schedule.next_delay(age) for age in (0.0, 0.3, 17.0, 1e9)} == {0.05}
 
     def test_default_is_adaptive(self) -> None:
-        """A policy without arguments is adaptive, four looks a task, 20 requests a second."""
+        """A policy without arguments is adaptive, four polls a task, 20 requests a second."""
         assert ADAPTIVE.mode == "adaptive"
         assert (ADAPTIVE.requests_per_task, ADAPTIVE.requests_per_second) == (4.0, 20.0)
 
@@ -86,7 +82,7 @@ class TestPolicy:
         copy = PollPolicy.model_validate_json(policy.model_dump_json())
         assert copy == policy
         assert hash(copy) == hash(policy)
-        assert look_ages(PollSchedule(copy, seed=3), until=99) == look_ages(
+        assert poll_ages(PollSchedule(copy, seed=3), until=99) == poll_ages(
             PollSchedule(policy, seed=3), until=99
         )
 
@@ -138,13 +134,13 @@ class TestPolicy:
 
 
 class TestDelays:
-    @given(looks=st.lists(any_look, max_size=40), ages=st.lists(any_number, min_size=1))
+    @given(polls=st.lists(any_poll, max_size=40), ages=st.lists(any_number, min_size=1))
     def test_any_history_gives_a_usable_delay(
-        self, looks: list[tuple[float | None, float, bool]], ages: list[float]
+        self, polls: list[tuple[float | None, float, bool]], ages: list[float]
     ) -> None:
         """Whatever was observed and whatever the age, a delay is within the policy's bounds."""
         schedule = PollSchedule(ADAPTIVE, seed=1)
-        for previous, this, completed in looks:
+        for previous, this, completed in polls:
             if completed:
                 schedule.observe_completion(previous, this)
             else:
@@ -170,14 +166,14 @@ class TestDelays:
         assert shortest <= PollSchedule(policy, seed=1).next_delay(age) <= longest
 
     @pytest.mark.parametrize("requests", [2.5, 4.0, 8.0])
-    def test_looks_are_as_many_as_asked_for(self, requests: float) -> None:
-        """On the assumed times, the mean number of looks after the first is the policy's."""
+    def test_polls_are_as_many_as_asked_for(self, requests: float) -> None:
+        """On the assumed times, the mean number of polls after the first is the policy's."""
         schedule = PollSchedule(PollPolicy(requests_per_task=requests), seed=1)
-        assert mean_looks(schedule, ASSUMED_MEDIAN_SECONDS) == pytest.approx(requests, rel=0.06)
+        assert mean_polls(schedule, ASSUMED_MEDIAN_SECONDS) == pytest.approx(requests, rel=0.06)
 
-    def test_looks_are_dense_where_tasks_finish(self) -> None:
-        """Looks are closest where a pending task is likeliest to finish, wider before and after."""
-        ages = look_ages(PollSchedule(STEADY, seed=1), until=300)
+    def test_polls_are_dense_where_tasks_finish(self) -> None:
+        """Polls are closest where a pending task is likeliest to finish, wider before and after."""
+        ages = poll_ages(PollSchedule(STEADY, seed=1), until=300)
         gaps = [end - start for start, end in pairwise([0.0, *ages])]
         around_median = min(gaps)
         assert gaps[0] > 2 * around_median
@@ -186,7 +182,7 @@ class TestDelays:
     def test_same_seed_same_schedule(self) -> None:
         """A seed makes the jitter and the learning repeatable."""
         first, second = taught(30, 40, ADAPTIVE), taught(30, 40, ADAPTIVE)
-        assert look_ages(first, until=200) == look_ages(second, until=200)
+        assert poll_ages(first, until=200) == poll_ages(second, until=200)
 
     def test_jitter_spreads_tasks_submitted_together(self) -> None:
         """Tasks that start together are asked about at different times, unless jitter is zero."""
@@ -203,17 +199,17 @@ class TestDelays:
 
 class TestLearning:
     @pytest.mark.parametrize(("median", "sooner"), [(6, True), (54, False)])
-    def test_first_look_moves_towards_what_was_seen(self, median: float, sooner: bool) -> None:
-        """Short tasks bring the next look at a new task forward, long ones put it off."""
+    def test_first_poll_moves_towards_what_was_seen(self, median: float, sooner: bool) -> None:
+        """Short tasks bring the next poll of a new task forward, long ones put it off."""
         assumed = PollSchedule(STEADY, seed=1).next_delay(0.0)
         learned = taught(median, 50).next_delay(0.0)
         assert (learned < assumed / 1.5) if sooner else (learned > assumed * 1.5)
 
     @pytest.mark.parametrize("median", [2, 9, 36, 120])
-    def test_looks_return_to_what_was_asked_for(self, median: float) -> None:
-        """Once times are learned, the mean number of looks is the policy's again."""
+    def test_polls_return_to_what_was_asked_for(self, median: float) -> None:
+        """Once times are learned, the mean number of polls is the policy's again."""
         schedule = taught(median, 400)
-        assert mean_looks(schedule, median) == pytest.approx(4.0, rel=0.15)
+        assert mean_polls(schedule, median) == pytest.approx(4.0, rel=0.15)
 
     def test_a_change_is_followed(self) -> None:
         """Old evidence fades: after times triple, new tasks outweigh as many old ones."""
@@ -222,23 +218,23 @@ class TestLearning:
         for finished in generation_times(36, 400, seed=3):
             follow(schedule, finished, learn=True)
         assert schedule.next_delay(0.0) > 2 * before
-        assert mean_looks(schedule, 36) == pytest.approx(4.0, rel=0.2)
+        assert mean_polls(schedule, 36) == pytest.approx(4.0, rel=0.2)
 
     def test_fast_finishers_of_a_batch_do_not_fool(self) -> None:
         """The first completions of a large batch are its fastest, and the pending ones say so."""
         times = generation_times(ASSUMED_MEDIAN_SECONDS, 1000)
         censored, naive = PollSchedule(STEADY, seed=1), PollSchedule(STEADY, seed=1)
-        first_look = censored.next_delay(0.0)
+        first_poll = censored.next_delay(0.0)
         for finished in times:
-            if finished <= first_look:
-                censored.observe_completion(0.0, first_look)
-                naive.observe_completion(0.0, first_look)
+            if finished <= first_poll:
+                censored.observe_completion(0.0, first_poll)
+                naive.observe_completion(0.0, first_poll)
             else:
-                censored.observe_pending(0.0, first_look)
-        assert mean_looks(censored, ASSUMED_MEDIAN_SECONDS) == pytest.approx(4.0, rel=0.15)
-        assert naive.next_delay(0.0) < first_look / 2
+                censored.observe_pending(0.0, first_poll)
+        assert mean_polls(censored, ASSUMED_MEDIAN_SECONDS) == pytest.approx(4.0, rel=0.15)
+        assert naive.next_delay(0.0) < first_poll / 2
 
-    def test_pending_tasks_alone_put_looks_off(self) -> None:
+    def test_pending_tasks_alone_put_polls_off(self) -> None:
         """Many tasks that outlive the assumed times teach, though none has finished."""
         schedule = PollSchedule(STEADY, seed=1)
         before = schedule.next_delay(0.0)
@@ -247,13 +243,13 @@ class TestLearning:
         assert schedule.next_delay(0.0) > 1.5 * before
 
     def test_two_kinds_of_work_are_told_apart(self) -> None:
-        """With tasks of 8 s and of 60 s, looks are rarer between the two than around each."""
+        """With tasks of 8 s and of 60 s, polls are rarer between the two than around each."""
         random = Random(1)
         schedule = PollSchedule(STEADY, seed=1)
         for _ in range(600):
             finished = random.choice((8.0, 60.0)) * math.exp(random.gauss(0, 0.2))
             follow(schedule, finished, learn=True)
-        ages = look_ages(schedule, until=90)
+        ages = poll_ages(schedule, until=90)
         gaps = {start: end - start for start, end in pairwise(ages)}
         between = max(gap for start, gap in gaps.items() if 10 < start < 40)
         around = min(gap for start, gap in gaps.items() if 50 < start < 80)
@@ -265,17 +261,17 @@ class TestLearning:
         for _ in range(4):
             for start, end in pairwise(range(0, 900, 30)):
                 schedule.observe_pending(float(start), float(end))
-        assert mean_looks(schedule, ASSUMED_MEDIAN_SECONDS) == pytest.approx(4.0, rel=0.25)
+        assert mean_polls(schedule, ASSUMED_MEDIAN_SECONDS) == pytest.approx(4.0, rel=0.25)
 
     @pytest.mark.parametrize(
         ("previous", "this"),
         [(None, 40.0), (0.0, 0.0), (9.0, 3.0), (-1.0, 5.0), (0.0, math.inf), (5e3, 6e3)],
     )
-    def test_looks_that_teach_nothing(self, previous: float | None, this: float) -> None:
-        """A first look, and an interval that cannot be, leave the schedule as it was."""
+    def test_polls_that_teach_nothing(self, previous: float | None, this: float) -> None:
+        """A first poll, and an interval that cannot be, leave the schedule as it was."""
         schedule = PollSchedule(STEADY, seed=1)
-        before = look_ages(schedule, until=200)
+        before = poll_ages(schedule, until=200)
         for _ in range(50):
             schedule.observe_completion(previous, this)
             schedule.observe_pending(previous, this)
-        assert look_ages(schedule, until=200) == before
+        assert poll_ages(schedule, until=200) == before

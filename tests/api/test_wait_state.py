@@ -1,6 +1,7 @@
 """What follows from each answer about a task, without an event loop."""
 
 import math
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,73 @@ def test_polls_that_a_hint_chose_teach_nothing() -> None:
         wait.begin_poll(1.0)
         wait.after_answer(DONE, 1.1, schedule)
     assert schedule.next_delay(0.0) == before
+
+
+CREATED = datetime(2026, 1, 6, 0, 16, 56, tzinfo=UTC)
+
+
+def aged(seconds: float, details: TaskDetails = GENERATING) -> TaskDetails:
+    return details.model_copy(
+        update={"created_at": CREATED, "answered_at": CREATED + timedelta(seconds=seconds)}
+    )
+
+
+class AgesAskedFor:
+    """A schedule that notes which ages it is asked about and told of."""
+
+    def __init__(self) -> None:
+        self.ages: list[float] = []
+        self.told: list[tuple[str, float | None, float]] = []
+
+    def next_delay(self, age: float) -> float:
+        self.ages.append(age)
+        return 10.0
+
+    def jittered(self, seconds: float) -> float:
+        return seconds
+
+    def observe_pending(self, previous: float | None, this: float) -> None:
+        self.told.append(("pending", previous, this))
+
+    def observe_completion(self, previous: float | None, this: float) -> None:
+        self.told.append(("completion", previous, this))
+
+
+@pytest.mark.parametrize(
+    ("age", "counts_from"),
+    [(40.0, 40.0), (1.0, 0.0), (-30.0, 0.0), (8 * 3600.0 + 40, 0.0), (0.0, 0.0)],
+)
+def test_a_reattached_task_is_polled_by_its_true_age(age: float, counts_from: float) -> None:
+    """The age by the service's own clock counts where it is plausible, else that of the wait."""
+    schedule = AgesAskedFor()
+    wait = begin(timeout=500)
+    wait.after_answer(aged(age), 0.0, schedule)
+    wait.begin_poll(10.0)
+    wait.after_answer(aged(age + 10), 10.0, schedule)
+    assert schedule.ages == [counts_from, counts_from + 10]
+    assert schedule.told[1:] == [("pending", counts_from, counts_from + 10)]
+
+
+def test_an_age_is_learned_when_a_task_is_first_seen() -> None:
+    """A task that record-info did not show at first is aged by its first answer."""
+    schedule = AgesAskedFor()
+    wait = begin(timeout=500)
+    wait.after_error(errors.UnknownTask("404"), 0.0, schedule, was_heard=True)
+    wait.begin_poll(5.0)
+    wait.after_answer(aged(65), 5.0, schedule)
+    assert schedule.ages == [65]
+
+
+def test_a_hinted_end_teaches_what_the_service_tells() -> None:
+    """A callback chooses when its task is polled; when it ended is told by the service's times."""
+    schedule = AgesAskedFor()
+    wait = begin(timeout=500)
+    wait.after_answer(aged(0), 0.0, schedule)
+    wait.hint(8.0)
+    wait.begin_poll(8.0)
+    done = DONE.model_copy(update={"completed_at": CREATED + timedelta(seconds=7)})
+    wait.after_answer(aged(8, done), 8.0, schedule)
+    assert schedule.told[1:] == [("pending", 0.0, 5.0), ("completion", 5.0, 8.0)]
 
 
 answers = st.sampled_from(

@@ -25,6 +25,7 @@ from nanobanana_blocks.errors import (
     NanoBananaError,
     WaitTimedOut,
 )
+from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import Lander, Placement, open_lander
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
@@ -90,6 +91,7 @@ async def opening_lander(
             keep_prompts=store.keep_prompts,
             on_outcome=OutcomeReporter(len(set(task_ids)), events),
         ) as landing,
+        remembering(store.location, client, poll),
         sharing_account_budget(credentials, client.budget),
     ):
         yield landing
