@@ -8,7 +8,7 @@ anything; it is marked with an asterisk here::
     ├── InvalidInput            before anything is asked or spent
     │   └── InvalidManifest     with every problem of the file (in `batches.manifest`)
     ├── MissingCredentials
-    ├── APIError                the API, or the way to it, says no
+    ├── APIError                the API, or something on the way to it, refuses or fails
     │   ├── Unauthorized        the key is refused; ends a run
     │   ├── Forbidden *         403: an IP allow list, or a firewall
     │   ├── OutOfCredits
@@ -97,7 +97,7 @@ class MissingCredentials(NanoBananaError):
 
 
 class APIError(NanoBananaError):
-    """Base of what the API, or the way to it, says no with.
+    """Base of refusals and failures of the API, or of something on the way to it.
 
     Attributes:
         http_status: The HTTP status, where an answer came.
@@ -188,7 +188,7 @@ class GenerationFailed(NanoBananaError):
     Attributes:
         status: The name of its `TaskStatus`.
         error_code: The API's `errorCode`, as it came.
-        by_code: Whether only a code of the answer's envelope told it, not `successFlag`.
+        by_code: Whether only a code of the answer's envelope said so, not `successFlag`.
     """
 
     def __init__(

@@ -270,7 +270,7 @@ class NanoBananaClient:
     ) -> T:
         """Send one request and read its answer; the budgets learn from it.
 
-        `limit` is the budget that learns whether the service minds; the ordinary one by default.
+        `limit` is the budget that learns of refusals; the ordinary one by default.
         """
         limit = limit or self.budget
         answer = await self._connection.exchange(method, path, task_id=task_id, **sending)

@@ -74,7 +74,7 @@ class _Request(BaseModel):
 
     wants_callback_url: ClassVar[bool]
 
-    prompt: Prompt = Field(description="What the image shall show.")
+    prompt: Prompt = Field(description="What the image is to show.")
 
     @property
     def images_asked_for(self) -> int:
@@ -171,7 +171,7 @@ class Generate2Request(_Request):
     )
 
     prompt: Annotated[Prompt, StringConstraints(max_length=MAX_PROMPT_LENGTH)] = Field(
-        description="What the image shall show, 20,000 characters at most."
+        description="What the image is to show, 20,000 characters at most."
     )
     image_urls: tuple[ImageUrl, ...] | None = Field(
         default=None, max_length=14, description="Images to work from, 14 at most."

@@ -1,4 +1,4 @@
-"""Posts callbacks the way the service does, and as unreliably as it is told to.
+"""Posts callbacks the way the service does, and as unreliably as configured.
 
 Decides when to post and how often to try again; what is posted is built elsewhere.
 """

@@ -50,7 +50,7 @@ class _Advance(BaseModel):
 
 
 class Control:
-    """Does what it is told to one `SandboxState`."""
+    """Carries out control requests on one `SandboxState`."""
 
     def __init__(self, state: SandboxState, poster: CallbackPoster) -> None:
         self._state = state

@@ -52,7 +52,7 @@ def encode(value: object) -> bytes:
 
 
 def refusal(code: int, message: str | None = None, *, message_key: str = "msg") -> bytes:
-    """An envelope that says no."""
+    """An envelope that refuses."""
     text = MESSAGES.get(code, "Error") if message is None else message
     return encode({"code": code, message_key: text, "data": None})
 

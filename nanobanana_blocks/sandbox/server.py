@@ -209,7 +209,7 @@ def serve(
 ) -> None:
     """Serve a sandbox until SIGINT or SIGTERM; call it from the main thread.
 
-    What it is and how to reach it is said through `announce`, a line at a time.
+    What it is and how to reach it goes to `announce`, a line at a time.
     Raises `SandboxStartError` as `Sandbox` does.
     """
     with Sandbox(settings, host=host, port=port, allow_remote=allow_remote) as sandbox:

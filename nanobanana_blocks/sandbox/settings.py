@@ -1,4 +1,4 @@
-"""What a sandbox can be told to do, and what it reports back: plain data, no behaviour.
+"""What a sandbox can be asked to do, and what it reports back: plain data, no behaviour.
 
 Every model here travels as JSON to `/sandbox/…`, so the same words work from Python, from
 curl and from another process. All durations are seconds.
@@ -120,10 +120,10 @@ class TaskPlan(_Frozen):
     )
     media_type: MediaType | None = Field(default=None, description="Chosen by id when absent.")
     content_type: str | None = Field(
-        default=None, description="The Content-Type header, when it shall lie about the bytes."
+        default=None, description="The Content-Type header, where it is to lie about the bytes."
     )
     url_extension: str | None = Field(
-        default=None, description="The extension in the URL, when it shall lie about the bytes."
+        default=None, description="The extension in the URL, where it is to lie about the bytes."
     )
     width: int | None = Field(default=None, ge=1, le=4096)
     height: int | None = Field(default=None, ge=1, le=4096)
@@ -145,7 +145,7 @@ class Fault(_Frozen):
     |---|---|---|
     | `http-status` | that HTTP status; a Spring Boot error body on the API | `status` (500), \
 `retry_after` |
-    | `body-code` | an envelope that says no | `code`, `message`, `status` (200), `retry_after` |
+    | `body-code` | an envelope that refuses | `code`, `message`, `status` (200), `retry_after` |
     | `latency` | the ordinary answer (or the next fault), late | `seconds`, `takes_effect` |
     | `drop` | the connection closes without an answer | |
     | `drop-kept-alive` | likewise, unless the request is the first on its connection | |
@@ -234,7 +234,7 @@ class SandboxSettings(_Frozen):
     p99_seconds: float = Field(default=64.0, gt=0)
     credits: int = Field(default=10_000, ge=0)
     credits_as: Literal["integer", "decimal", "decimal-text"] = Field(
-        default="integer", description="How the balance is told; sister products have decimals."
+        default="integer", description="The form of the balance; sister products have decimals."
     )
     submitted_task: TaskPlan = Field(
         default=TaskPlan(), description="How tasks behave that were made by a submit."
