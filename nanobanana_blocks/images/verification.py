@@ -1,12 +1,23 @@
-"""What is an image: tells whole, sound ones from everything else by content; fetches nothing."""
+"""What is an image: tells whole, sound ones from everything else by content; fetches nothing.
+
+What is checked, by format (the bytes that are published are never changed):
+
+* **PNG**: the checksum of every critical chunk, and that the data inflate to exactly the bytes that
+  header and interlacing ask for (rows are counted, filters are known).
+* **JPEG**: that libjpeg decodes all of it without a warning, and that no scan or component is
+  missing. It has no checksums: damage that decodes to the right number of blocks passes.
+* **GIF**: every block up to the trailer; the first frame decodes to its last pixel.
+* **WebP, AVIF**: every part of the container; the first frame decodes. Their decoders take nearly
+  any bytes for a picture, so only cuts are found, and holes of zeros of an eighth or more.
+
+Ancillary metadata, odd, damaged or oversized, never makes an image unsound, and is not inflated.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -14,6 +25,12 @@ from io import BytesIO
 from PIL import Image
 
 from nanobanana_blocks.errors import ImageError, ImageRejected
+from nanobanana_blocks.images import containers
+from nanobanana_blocks.images.jpeg import check_jpeg
+from nanobanana_blocks.images.png import check_png
+from nanobanana_blocks.images.soundness import CutShort, check_pixels
+
+__all__ = ["THUMBNAIL_SIDE", "CutShort", "VerifiedImage", "verify_image"]
 
 THUMBNAIL_SIDE = 160
 """About how many pixels the longer side of a thumbnail has."""
@@ -37,21 +54,25 @@ class VerifiedImage:
     thumbnail: bytes | None = field(default=None, repr=False)
 
 
-class CutShort(ImageRejected):
-    """Raised when an image ends too early, as it does when a connection broke unnoticed."""
-
-
 @dataclass(frozen=True)
 class _Format:
     name: str
     media_type: str
     extension: str
-    signature: re.Pattern[bytes]
-    is_whole: Callable[[bytes], bool]
+    is_format: Callable[[bytes], object]
+    plain: Callable[[bytes], bytes] | None = None
+    """Checks the container and gives a copy to decode; None for PNG and JPEG."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    size: tuple[int, int]
+    image: Image.Image | None
+    """Decoded; None where nobody needs it."""
 
 
 def verify_image(data: bytes, *, max_pixels: int, thumbnail: bool = False) -> VerifiedImage:
-    """Return the image that `data` is; all of it is decoded, of an animation the first frame.
+    """Return the image that `data` is, checked as this module's heading says.
 
     Its size in pixels is read from its header and compared before anything is decoded.
 
@@ -61,43 +82,59 @@ def verify_image(data: bytes, *, max_pixels: int, thumbnail: bool = False) -> Ve
     """
     if not data:
         raise CutShort("the answer is empty.")
-    known = next((found for found in _FORMATS if found.signature.match(data)), None)
+    known = next((found for found in _FORMATS if found.is_format(data)), None)
     if known is None:
         raise ImageRejected(f"the answer is not an image but {_kind_of_text(data)}.")
-    if not known.is_whole(data):
-        raise CutShort(f"the {known.name} is cut short or damaged ({len(data):,} bytes came).")
+    picture = _check(known, data, max_pixels, thumbnail=thumbnail)
+    return VerifiedImage(
+        data=data,
+        media_type=known.media_type,
+        extension=known.extension,
+        width=picture.size[0],
+        height=picture.size[1],
+        sha256=hashlib.sha256(data).hexdigest(),
+        thumbnail=_thumbnail(picture.image) if picture.image and thumbnail else None,
+    )
+
+
+def _check(known: _Format, data: bytes, max_pixels: int, *, thumbnail: bool) -> _Picture:
+    if known.name == "JPEG":
+        size, small = check_jpeg(data, max_pixels, side=THUMBNAIL_SIDE if thumbnail else None)
+        return _Picture(size, small)
+    if known.name == "PNG":
+        png = check_png(data, max_pixels)
+        image = _for_thumbnail(png.plain()) if thumbnail else None
+        return _Picture((png.width, png.height), image)
+    if known.plain is None:
+        raise AssertionError(known.name)
+    return _decode(known.name, known.plain(data), max_pixels)
+
+
+def _decode(name: str, plain: bytes, max_pixels: int) -> _Picture:
     try:
         # Pillow raises nearly anything on hostile bytes. Its warnings are left alone, for turning
         # them into errors is not safe under threads; they concern metadata, or a size that is
         # compared below.
-        image = Image.open(BytesIO(data), formats=[known.name])
+        image = Image.open(BytesIO(plain), formats=[name])
         size = image.size
-        _check_pixels(size, max_pixels)
-        # All data of a JPEG is decoded at any scale; only fewer pixels are computed from it.
-        image.draft(None, (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        check_pixels(*size, max_pixels)
         image.load()
     except ImageError:
         raise
     except Exception as error:
         kind = CutShort if "truncated" in str(error) else ImageRejected
-        raise kind(f"the {known.name} does not decode ({type(error).__name__}).") from None
-    return VerifiedImage(
-        data=data,
-        media_type=known.media_type,
-        extension=known.extension,
-        width=size[0],
-        height=size[1],
-        sha256=hashlib.sha256(data).hexdigest(),
-        thumbnail=_thumbnail(image) if thumbnail else None,
-    )
+        raise kind(f"the {name} does not decode ({type(error).__name__}).") from None
+    return _Picture(size, image)
 
 
-def _check_pixels(size: tuple[int, int], most: int) -> None:
-    width, height = size
-    if width * height > most:
-        raise ImageRejected(
-            f"the image has {width:,} × {height:,} pixels, more than {most:,} in all."
-        )
+def _for_thumbnail(png: bytes) -> Image.Image | None:
+    """A PNG that was checked already; None where Pillow has no use for it."""
+    try:
+        image = Image.open(BytesIO(png), formats=["PNG"])
+        image.load()
+    except Exception:
+        return None
+    return image
 
 
 def _thumbnail(image: Image.Image) -> bytes | None:
@@ -119,55 +156,14 @@ def _kind_of_text(data: bytes) -> str:
     return "JSON" if start.startswith((b"{", b"[")) else "something else"
 
 
-def _jpeg_is_whole(data: bytes) -> bool:
-    # An end marker cannot occur inside the scan data, but thumbnails before it have their own; what
-    # follows it is padding, or what cameras append.
-    end = b"\xff\xd9"
-    return data.endswith(end) or data.rfind(end) > data.rfind(b"\xff\xda")
-
-
-def _png_is_whole(data: bytes) -> bool:
-    view, start = memoryview(data), 8
-    while start + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, start)
-        end = start + 12 + length
-        if end > len(data):
-            return False
-        (checksum,) = struct.unpack_from(">I", data, end - 4)
-        if zlib.crc32(view[start + 4 : end - 4]) != checksum:
-            return False
-        if data[start + 4 : start + 8] == b"IEND":
-            return True
-        start = end
-    return False
-
-
-def _gif_is_whole(data: bytes) -> bool:
-    return data.rstrip(b"\0").endswith(b"\x3b")
-
-
-def _webp_is_whole(data: bytes) -> bool:
-    return len(data) >= int.from_bytes(data[4:8], "little") + 8
-
-
-def _avif_is_whole(data: bytes) -> bool:
-    start = 0
-    while start + 8 <= len(data):
-        size = int.from_bytes(data[start : start + 4], "big")
-        if size == 1:
-            size = int.from_bytes(data[start + 8 : start + 16], "big")
-        if size < 8:
-            return size == 0
-        start += size
-    return start == len(data)
+def _starts(pattern: bytes) -> Callable[[bytes], object]:
+    return re.compile(pattern, re.DOTALL).match
 
 
 _FORMATS = (
-    _Format("JPEG", "image/jpeg", "jpg", re.compile(rb"\xff\xd8\xff"), _jpeg_is_whole),
-    _Format("PNG", "image/png", "png", re.compile(rb"\x89PNG\r\n\x1a\n"), _png_is_whole),
-    _Format("WEBP", "image/webp", "webp", re.compile(rb"RIFF....WEBP", re.DOTALL), _webp_is_whole),
-    _Format("GIF", "image/gif", "gif", re.compile(rb"GIF8[79]a"), _gif_is_whole),
-    _Format(
-        "AVIF", "image/avif", "avif", re.compile(rb"....ftypavi[fs]", re.DOTALL), _avif_is_whole
-    ),
+    _Format("JPEG", "image/jpeg", "jpg", _starts(rb"\xff\xd8\xff")),
+    _Format("PNG", "image/png", "png", _starts(rb"\x89PNG\r\n\x1a\n")),
+    _Format("WEBP", "image/webp", "webp", _starts(rb"RIFF....WEBP"), containers.plain_webp),
+    _Format("GIF", "image/gif", "gif", _starts(rb"GIF8[79]a"), containers.plain_gif),
+    _Format("AVIF", "image/avif", "avif", containers.is_avif, containers.plain_avif),
 )

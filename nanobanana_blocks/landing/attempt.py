@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from nanobanana_blocks.api.waiting import Watch
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
-from nanobanana_blocks.images.verification import VerifiedImage
+from nanobanana_blocks.images import VerifiedImage
 from nanobanana_blocks.landing.receipt import LandedImage, ReceiptImage
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
 

@@ -10,8 +10,7 @@ from functools import partial
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.errors import ImageError, NanoBananaError
-from nanobanana_blocks.images.download import ImageDownloader
-from nanobanana_blocks.images.verification import VerifiedImage
+from nanobanana_blocks.images import ImageDownloader, VerifiedImage
 
 FRESH_URL_SECONDS = 3.0
 """How long to wait before a URL that the API has just given again is tried once more."""

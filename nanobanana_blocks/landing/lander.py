@@ -24,8 +24,7 @@ from nanobanana_blocks.errors import (
     Unauthorized,
     WaitTimedOut,
 )
-from nanobanana_blocks.images.download import ImageDownloader
-from nanobanana_blocks.images.egress import EgressRules
+from nanobanana_blocks.images import EgressRules, ImageDownloader
 from nanobanana_blocks.landing.attempt import Attempt, record_of
 from nanobanana_blocks.landing.fetching import TaskImages
 from nanobanana_blocks.landing.folder import LandingFolder

@@ -13,8 +13,7 @@ import anyio
 from PIL import Image, ImageDraw, ImageFont
 
 from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.images.download import MAX_PIXELS
-from nanobanana_blocks.images.verification import verify_image
+from nanobanana_blocks.images import MAX_PIXELS, verify_image
 from nanobanana_blocks.landing.lander import MAX_THUMBNAILS
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.storage.destination import Destination
