@@ -6,7 +6,9 @@ A comment before a block says what a reader knows without being told:
 * ``<!-- runs: background -->``: the last command goes on until the end of the page;
 * ``<!-- runs: fails -->``: the block shows an error;
 * ``<!-- runs: not here, REASON -->``: it needs what a test has not, such as a cloud account;
-* ``<!-- runs: hidden``, commands, ``-->``: what is prepared unseen, such as a file of the reader's.
+* ``<!-- runs: file NAME -->``: the block is what the reader saves under that name;
+* ``<!-- runs: hidden``, commands, ``-->``: what is prepared unseen, such as a file of the reader's;
+  with ``hidden background`` the last of them goes on until the end of the page.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from tests.support.until import block_until
 COMMAND_SECONDS = 300
 
 _BLOCK = re.compile(
-    r"<!-- runs: hidden\n(?P<hidden>.*?)-->"
+    r"<!-- runs: hidden(?P<unseen> background)?\n(?P<hidden>.*?)-->"
     r"|(?:<!-- runs: (?P<how>[^\n]*?) -->\s*\n)?"
     r"^(?P<indent>[ ]*)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^[ ]*```",
     re.MULTILINE | re.DOTALL,
@@ -52,6 +54,16 @@ class Block:
         lines = re.sub(r"\\\n\s*", "", self.text).splitlines()
         return [line.strip()[2:] for line in lines if line.strip().startswith("$ ")]
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is not run, for a reason that the page states."""
+        return self.how.startswith("not here")
+
+    @property
+    def file_name(self) -> str | None:
+        """The name under which the reader saves it, if that is what the page asks for."""
+        return self.how.removeprefix("file ") if self.how.startswith("file ") else None
+
 
 def blocks_of(page: Path) -> list[Block]:
     """The blocks of a page, in its order."""
@@ -61,7 +73,7 @@ def blocks_of(page: Path) -> list[Block]:
         line = text.count("\n", 0, match.start()) + 1
         if match["hidden"] is not None:
             shown = "".join(f"$ {command}\n" for command in match["hidden"].strip().splitlines())
-            found.append(Block(line, "console", shown))
+            found.append(Block(line, "console", shown, (match["unseen"] or "").strip()))
         else:
             inside = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
             found.append(Block(line, match["language"], inside, match["how"] or ""))
@@ -80,7 +92,7 @@ class Reader:
         """Do what every block says; return what went otherwise than the page has it."""
         problems = []
         for block in blocks_of(page):
-            if block.how.startswith("not here"):
+            if block.is_left_out:
                 continue
             if problem := self._do(block):
                 problems.append(f"{page.name}:{block.line}: {problem}")
@@ -89,11 +101,15 @@ class Reader:
     def stop(self) -> None:
         """End what goes on in the background."""
         for process in self._background:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         for process in self._background:
             process.wait(timeout=60)
 
     def _do(self, block: Block) -> str | None:
+        if block.file_name:
+            self._save(block, block.file_name)
+            return None
         if block.language == "console":
             return self._run_commands(block)
         if block.language == "python":
@@ -104,20 +120,26 @@ class Reader:
             return _unreadable(yaml.safe_load, block)
         return None
 
+    def _save(self, block: Block, name: str) -> None:
+        """Save a block as a file of the reader's; commands that follow show whether it is sound."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text)
+
     def _run_commands(self, block: Block) -> str | None:
-        *before, last = block.commands or [":"]
-        exports = [command for command in block.commands if command.startswith(("export ", "cd "))]
-        for command in before:
-            if command not in exports and (problem := self._run(["bash", "-c", command], block)):
+        commands = block.commands
+        for number, command in enumerate(commands, start=1):
+            is_last = number == len(commands)
+            if command.startswith(("export ", "cd ")):
+                self._take_over(command)
+                problem = None
+            elif is_last and block.how == "background":
+                problem = self._start(command)
+            else:
+                problem = self._run(["bash", "-c", command], block)
+            if problem:
                 return problem
-        for command in exports:
-            self._take_over(command)
-        if last in exports:
-            return None
-        if block.how == "background":
-            self._start(last)
-            return None
-        return self._run(["bash", "-c", last], block)
+        return None
 
     def _take_over(self, command: str) -> None:
         """Have what a command changes of the shell hold for all that follows."""
@@ -142,7 +164,7 @@ class Reader:
             return None
         return f"{command[-1]}\nexit status {done.returncode}\n{done.stdout}{done.stderr}"
 
-    def _start(self, command: str) -> None:
+    def _start(self, command: str) -> str | None:
         log = self.folder / f".background-{len(self._background)}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -152,6 +174,9 @@ class Reader:
             )  # fmt: skip
         self._background.append(process)
         block_until(lambda: log.read_text().strip() or process.poll() is not None)
+        if process.poll() is None:
+            return None
+        return f"{command}\nended with {process.returncode}\n{log.read_text()}"
 
 
 @contextmanager
