@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help screenshots demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
+.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -43,12 +43,15 @@ bench: $(DEV_READY) ## Set up and measure; prints ratios (some minutes)
 bench-smoke: $(DEV_READY) ## Set up and see that every benchmark runs
 	$(BIN)/python -m benchmarks --smoke
 
+docs: $(DEV_READY) ## Set up and build the documentation site into site/; warnings are errors
+	$(BIN)/mkdocs build --strict
+
 screenshots: $(DEV_READY) ## Take the pictures of the docs anew, in a real browser (Chromium)
 	$(BIN)/python docs/screenshots.py
 
 lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
 	$(LOCK) --output-file requirements.txt pyproject.toml
-	$(LOCK) --constraint requirements.txt --all-extras --group dev \
+	$(LOCK) --constraint requirements.txt --all-extras --group dev --group docs \
 	  --output-file requirements-dev.txt pyproject.toml
 
 clean: ## Remove what the other targets made
