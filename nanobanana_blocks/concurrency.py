@@ -92,20 +92,42 @@ async def run_concurrently(
     None of them is still running afterwards. `started_at_once` are begun before the event loop has
     a turn.
     """
-    running: list[asyncio.Task[object]] = []
+    # Counted as they end: `asyncio.wait`, and gathering them, would hold the event loop up with all
+    # of a hundred thousand tasks at once.
+    running: set[asyncio.Task[object]] = set()
+    changed = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def note_end(task: asyncio.Task[object]) -> None:
+        running.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error:
+            failures.append(error)
+        if not running or (error and not task.cancelled()):
+            changed.set()
+
     try:
         for number, coroutine in enumerate(coroutines, start=1):
-            running.append(asyncio.create_task(coroutine))
+            task = asyncio.create_task(coroutine)
+            running.add(task)
+            task.add_done_callback(note_end)
             if number % started_at_once == 0:
                 await asyncio.sleep(0)
-        if running:
-            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
-            for task in ended:
-                task.result()
+        while running and not _first(failures):
+            changed.clear()
+            await changed.wait()
+        if error := _first(failures) or next(iter(failures), None):
+            raise error
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _first(failures: list[BaseException]) -> BaseException | None:
+    return next(
+        (error for error in failures if not isinstance(error, asyncio.CancelledError)), None
+    )
 
 
 async def map_concurrently(
