@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.planner import PollPlanner
@@ -252,7 +252,7 @@ class TaskWaiter:
             case Ended(details):
                 watch.ending.set_result(details)
             case Failed(error, concerns_all=True):
-                self._endings.add((watch, _fatal(error)) for watch in self._all_watches())
+                self._endings.add(self._all_watches(), lambda _: _fatal(error))
             case Failed(error):
                 _fail(watch, error)
             case PollAgain():
@@ -270,8 +270,8 @@ class TaskWaiter:
         """End the waits past their deadline where nothing is answered any more."""
         now = _now()
         if self._silence.lasts(now):
-            overdue = (watch for watch in self._all_watches() if watch.state.is_overdue(now))
-            self._endings.add((watch, watch.state.timed_out(now).error) for watch in overdue)
+            overdue = [watch for watch in self._all_watches() if watch.state.is_overdue(now)]
+            self._endings.add(overdue, lambda watch: watch.state.timed_out(now).error)
         self._check = None
         if self._watches:
             loop = asyncio.get_running_loop()
@@ -312,11 +312,11 @@ class _Endings:
     """Waits that end together, a few at a time, so that others have a turn on the event loop."""
 
     def __init__(self) -> None:
-        self._left: deque[tuple[Watch, Exception]] = deque()
+        self._left: deque[tuple[Watch, Callable[[Watch], Exception]]] = deque()
 
-    def add(self, endings: Iterable[tuple[Watch, Exception]]) -> None:
+    def add(self, watches: list[Watch], error_of: Callable[[Watch], Exception]) -> None:
         is_busy = bool(self._left)
-        self._left.extend(endings)
+        self._left.extend(zip(watches, itertools.repeat(error_of)))
         if not is_busy:
             self._end_some()
 
@@ -325,7 +325,8 @@ class _Endings:
 
     def _end_some(self) -> None:
         for _ in range(min(len(self._left), ENDED_AT_ONCE)):
-            _fail(*self._left.popleft())
+            watch, error_of = self._left.popleft()
+            _fail(watch, error_of(watch))
         if self._left:
             asyncio.get_running_loop().call_soon(self._end_some)
 
