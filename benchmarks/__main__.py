@@ -20,7 +20,8 @@ from typing import IO, NamedTuple
 from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 
 NAMES = (
-    *("polling", "cost", "scale", "imports", "callbacks", "waking", "manifest"),
+    *("polling", "polling_kinds", "waits"),
+    *("cost", "scale", "imports", "callbacks", "waking", "manifest"),
     *("batch", "kills"),
 )
 NEED_PREFECT = frozenset({"cost", "scale", "waking"})
