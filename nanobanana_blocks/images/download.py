@@ -7,7 +7,6 @@ which URL to try, is done elsewhere.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import random
@@ -15,42 +14,30 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
 import anyio
-import httpcore
 import httpx
 
-from nanobanana_blocks._version import __version__
 from nanobanana_blocks.errors import ImageError, ImageGone, ImageRejected, ImageUnavailable
-from nanobanana_blocks.images.egress import EgressRules, GuardedNetwork, Resolver, resolve, shown
+from nanobanana_blocks.images.egress import EgressRules, redacted
 from nanobanana_blocks.images.limits import ByteBudget, Reservation, TimeAllowance
+from nanobanana_blocks.images.transport import (
+    ConnectionFailed,
+    ImageTransport,
+    Resolver,
+    Response,
+    resolve,
+)
 from nanobanana_blocks.images.verification import CutShort, VerifiedImage, verify_image
 
 _T = TypeVar("_T")
 
 MEBIBYTE = 2**20
-USER_AGENT = f"nanobanana-blocks/{__version__}"
 MAX_REDIRECTS = 5
 MAX_PIXELS = 2**26
-
-IDLE_CONNECTIONS = 4
-"""Connections kept open between images; httpcore looks at each of them for every request."""
-
-
-_fetching: ContextVar[bool] = ContextVar("fetching an image", default=False)
-
-
-def _without_signatures(record: logging.LogRecord) -> bool:
-    """Keep back what httpcore tells at DEBUG of our fetches: a redirect's target may be signed."""
-    return not (_fetching.get() and record.levelno <= logging.DEBUG)
-
-
-for _name in ("httpcore.connection", "httpcore.http11"):
-    logging.getLogger(_name).addFilter(_without_signatures)
 
 
 class ImageDownloader:
@@ -105,29 +92,23 @@ class ImageDownloader:
         self._seconds = seconds_per_image
         self._attempts = attempts
         self._first_pause = first_pause_seconds
-        self._network = GuardedNetwork(rules, resolver)
+        self._resolver = resolver
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
         self._slots = asyncio.Semaphore(connections)
         self._connections = connections
-        self._timeouts = {
-            "connect": connect_seconds,
-            "read": read_seconds,
-            "write": read_seconds,
-            "pool": None,
-        }
-        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._transport: ImageTransport | None = None
         self._threads = ThreadPoolExecutor(
             min(4, os.cpu_count() or 1), thread_name_prefix="nanobanana-verify"
         )
 
     async def __aenter__(self) -> ImageDownloader:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=await self._in_thread(httpx.create_ssl_context),
-            # The semaphore limits them. The pool's own limit would for ever count a connection
-            # whose request was cancelled just before it connected (seen with httpcore 1.0.9).
-            max_connections=None,
-            max_keepalive_connections=IDLE_CONNECTIONS,
-            keepalive_expiry=5.0,
-            network_backend=self._network,
+        self._transport = ImageTransport(
+            self.rules,
+            self._resolver,
+            tls=await self._in_thread(httpx.create_ssl_context),
+            connect_seconds=self._connect_seconds,
+            read_seconds=self._read_seconds,
         )
         return self
 
@@ -138,8 +119,8 @@ class ImageDownloader:
         traceback: TracebackType | None,
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._pool is not None:
-            await self._pool.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
     @asynccontextmanager
     async def fetch(
@@ -237,60 +218,40 @@ class ImageDownloader:
 
     async def _download(self, url: str, held: Reservation, limit: anyio.CancelScope) -> _Body:
         """Follow `url` to its image and return that, as it came."""
+        if self._transport is None:
+            raise RuntimeError("use `async with` before fetching")
         target = _parsed(url)
-        _fetching.set(True)
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 self.rules.check_url(target)
-                async with self._request(target) as response:
+                async with self._transport.get(target) as response:
                     if response.status == 200:
                         return await self._receive(target, response, held, limit)
                     target = _next_url(target, response)
-        except httpcore.TimeoutException as error:
-            raise _TryAgain(
-                f"{shown(target)} did not answer in time ({type(error).__name__})."
-            ) from None
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise _TryAgain(
-                f"the connection to {shown(target)} failed ({type(error).__name__})."
-            ) from None
-        finally:
-            _fetching.set(False)
-        raise ImageUnavailable(f"{shown(target)}: more than {MAX_REDIRECTS} redirects.")
-
-    @asynccontextmanager
-    async def _request(self, url: httpx.URL) -> AsyncIterator[httpcore.Response]:
-        if self._pool is None:
-            raise RuntimeError("use `async with` before fetching")
-        async with self._pool.stream(
-            "GET",
-            httpcore.URL(
-                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-            ),
-            headers=[
-                (b"Host", url.netloc),
-                (b"User-Agent", USER_AGENT.encode()),
-                (b"Accept", b"image/*"),
-                (b"Accept-Encoding", b"identity"),
-            ],
-            extensions={"timeout": self._timeouts},
-        ) as response:
-            yield response
+        except ConnectionFailed as failure:
+            where = redacted(target)
+            reason = (
+                f"{where} did not answer in time"
+                if failure.timed_out
+                else f"the connection to {where} failed"
+            )
+            raise _TryAgain(f"{reason} ({failure.kind}).") from None
+        raise ImageUnavailable(f"{redacted(target)}: more than {MAX_REDIRECTS} redirects.")
 
     async def _receive(
         self,
         url: httpx.URL,
-        response: httpcore.Response,
+        response: Response,
         held: Reservation,
         limit: anyio.CancelScope,
     ) -> _Body:
         declared = _declared_length(response)
         _check_length(url, declared or 0, self._max_bytes)
-        encoding = _header(response, b"content-encoding").lower().replace("identity", "")
+        encoding = response.header(b"content-encoding").lower().replace("identity", "")
         with _paused(limit):
             await held.take(self._max_bytes if declared is None or encoding else declared)
         chunks, received = [], 0
-        async for chunk in response.aiter_stream():
+        async for chunk in response.chunks():
             received += len(chunk)
             _check_length(url, received, self._max_bytes)
             chunks.append(chunk)
@@ -303,7 +264,7 @@ class ImageDownloader:
         try:
             return verify_image(data, max_pixels=self._max_pixels, thumbnail=thumbnail)
         except ImageRejected as error:
-            raise type(error)(f"{shown(body.url)}: {error.message}") from None
+            raise type(error)(f"{redacted(body.url)}: {error.message}") from None
 
     async def _in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -347,46 +308,41 @@ def _parsed(url: str) -> httpx.URL:
         raise ImageUnavailable("the API gives an image URL that is not a URL.") from None
 
 
-def _next_url(url: httpx.URL, response: httpcore.Response) -> httpx.URL:
+def _next_url(url: httpx.URL, response: Response) -> httpx.URL:
     """Where a response without an image redirects to; what else it means is raised."""
     status = response.status
     if status in (408, 425, 429) or status >= 500:
-        raise _TryAgain(f"{shown(url)} answered {status}.")
+        raise _TryAgain(f"{redacted(url)} answered {status}.")
     if 400 <= status < 500:
-        raise ImageGone(f"{shown(url)} answered {status}: expired, gone or refused.")
-    location = _header(response, b"location")
+        raise ImageGone(f"{redacted(url)} answered {status}: expired, gone or refused.")
+    location = response.header(b"location")
     if status not in (301, 302, 303, 307, 308) or not location:
-        raise ImageUnavailable(f"{shown(url)} answered {status} and no image.")
+        raise ImageUnavailable(f"{redacted(url)} answered {status} and no image.")
     try:
         return url.join(location)
     except httpx.InvalidURL:
-        raise ImageUnavailable(f"{shown(url)} redirects to what is not a URL.") from None
+        raise ImageUnavailable(f"{redacted(url)} redirects to what is not a URL.") from None
 
 
-def _header(response: httpcore.Response, name: bytes) -> str:
-    values = (value for key, value in response.headers if key.lower() == name)
-    return next(values, b"").decode("latin-1").strip()
-
-
-def _declared_length(response: httpcore.Response) -> int | None:
-    length = _header(response, b"content-length")
+def _declared_length(response: Response) -> int | None:
+    length = response.header(b"content-length")
     return int(length) if length.isdecimal() else None
 
 
 def _check_length(url: httpx.URL, length: int, most: int) -> None:
     if length > most:
-        raise ImageRejected(f"{shown(url)}: larger than {most:,} bytes.")
+        raise ImageRejected(f"{redacted(url)}: larger than {most:,} bytes.")
 
 
 def _decoded(body: _Body, max_bytes: int) -> bytes:
     if body.encoding not in ("gzip", "x-gzip", "deflate"):
-        raise ImageRejected(f"{shown(body.url)}: encoded in a way that was not asked for.")
+        raise ImageRejected(f"{redacted(body.url)}: encoded in a way that was not asked for.")
     decoder = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
     try:
         data = decoder.decompress(body.data, max_bytes + 1)
     except zlib.error:
-        raise ImageRejected(f"{shown(body.url)}: its {body.encoding} is damaged.") from None
+        raise ImageRejected(f"{redacted(body.url)}: its {body.encoding} is damaged.") from None
     _check_length(body.url, len(data), max_bytes)
     if not decoder.eof:
-        raise CutShort(f"{shown(body.url)}: its {body.encoding} is cut short.")
+        raise CutShort(f"{redacted(body.url)}: its {body.encoding} is cut short.")
     return data

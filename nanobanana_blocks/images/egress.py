@@ -1,29 +1,16 @@
 """Where images may be fetched from: rules for URLs and for the addresses that are connected to.
 
-It opens connections for those who fetch and sends nothing over them.
+It decides; connecting is `transport`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import anyio
-import httpcore
 import httpx
 
 from nanobanana_blocks.addresses import Reach
 from nanobanana_blocks.errors import ForbiddenAddress
-
-if TYPE_CHECKING:
-    from httpcore import SOCKET_OPTION
-
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Gives the addresses of a host name; `socket.gaierror` where there are none."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +33,17 @@ class EgressRules:
     def for_api(cls, base_url: str) -> EgressRules:
         """Return the rules for the API at `base_url`."""
         host = httpx.URL(base_url).raw_host.decode("ascii").lower().rstrip(".")
-        if host == "localhost" or host.endswith(".localhost"):
-            return cls(Reach.LOOPBACK, host)
-        reach = Reach.of(host)
+        reach = Reach.of_host(host)
         return cls(reach if reach in (Reach.LOOPBACK, Reach.PRIVATE) else Reach.PUBLIC, host)
 
     def check_url(self, url: httpx.URL) -> None:
         """Raise `ForbiddenAddress` if the URL itself tells that it leads where it must not."""
         if not _can_be_reached(url):
-            raise ForbiddenAddress(f"{shown(url)}: its host or port cannot be one.")
+            raise ForbiddenAddress(f"{redacted(url)}: its host or port cannot be one.")
         schemes = ("https", "http") if self.reach is Reach.LOOPBACK else ("https",)
         if url.scheme not in schemes or not url.host:
             raise ForbiddenAddress(
-                f"an image URL must be {' or '.join(schemes)}; {shown(url)} is "
+                f"an image URL must be {' or '.join(schemes)}; {redacted(url)} is "
                 f"{url.scheme or 'none'!r}."
             )
         if url.userinfo:
@@ -85,55 +70,6 @@ _ADJECTIVES = {
 }
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-class GuardedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were checked, rather than to names that might change between.
-
-    TLS still verifies the name, which httpcore takes from the URL.
-    """
-
-    def __init__(self, rules: EgressRules, resolver: Resolver) -> None:
-        self._rules = rules
-        self._resolver = resolver
-        self._network = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        *others, last = await self._checked_addresses(host, port, timeout)
-        connect = self._network.connect_tcp
-        for address in others:
-            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await connect(address, port, timeout, local_address, socket_options)
-        return await connect(last, port, timeout, local_address, socket_options)
-
-    async def _checked_addresses(
-        self, host: str, port: int, timeout: float | None
-    ) -> Sequence[str]:
-        try:
-            with anyio.fail_after(timeout):
-                addresses = await self._resolver(host, port)
-        except TimeoutError:
-            raise httpcore.ConnectTimeout(f"no address of {host} in time") from None
-        except (OSError, UnicodeError):
-            addresses = []
-        if not addresses:
-            raise httpcore.ConnectError(f"{host} has no address")
-        for address in addresses:
-            self._rules.check_address(host, address)
-        return addresses
-
-
 def _can_be_reached(url: httpx.URL) -> bool:
     try:
         host = url.host.rstrip(".")
@@ -143,7 +79,7 @@ def _can_be_reached(url: httpx.URL) -> bool:
     return named and 0 < (url.port or 443) < 65536
 
 
-def shown(url: httpx.URL) -> str:
+def redacted(url: httpx.URL) -> str:
     """Host and path, which say enough in an error; a query may be a signature."""
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
     return f"{url.raw_host.decode('ascii', 'replace')}{path}"[:150]

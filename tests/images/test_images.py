@@ -33,9 +33,10 @@ from nanobanana_blocks.errors import (
     ImageRejected,
     ImageUnavailable,
 )
-from nanobanana_blocks.images.download import USER_AGENT, ImageDownloader
+from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.egress import EgressRules
 from nanobanana_blocks.images.limits import ByteBudget
+from nanobanana_blocks.images.transport import USER_AGENT
 from nanobanana_blocks.images.verification import verify_image
 from tests.support.until import until
 
