@@ -1,21 +1,14 @@
-"""How far away an address is: public, private, this machine, or none that a host can have."""
+"""How far away a host is: public, private, this machine, or none that can be connected to.
+
+The one rule for all who ask; it resolves no names.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 from enum import Enum
-from ipaddress import ip_address
-
-
-def is_private_host(host: str) -> bool:
-    """Whether `host` is this machine or an address of a private network."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_private
-    except ValueError:
-        return False
-
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -45,6 +38,36 @@ class Reach(Enum):
         if any(found in network for network in _PRIVATE_NETWORKS):
             return cls.PRIVATE
         return cls.PUBLIC if found.is_global and not found.is_reserved else cls.NOWHERE
+
+    @classmethod
+    def of_host(cls, host: str) -> Reach:
+        """Return the reach of a URL's host, as far as the host itself says it.
+
+        `localhost` and names below it are LOOPBACK (RFC 6761). Numbers that resolvers read as an
+        IPv4 address, such as `127.1` and `0x7f000001`, count as that address. Any other name counts
+        as PUBLIC: what it resolves to is known only when it is connected to.
+        """
+        name = host.lower().removesuffix(".").strip("[]")
+        if name == "localhost" or name.endswith(".localhost"):
+            return cls.LOOPBACK
+        if ":" in name:
+            return cls.of(name)
+        if not _IPV4_AS_RESOLVERS_READ_IT.fullmatch(name):
+            return cls.PUBLIC
+        try:
+            return cls.of(socket.inet_ntoa(socket.inet_aton(name)))
+        except OSError:
+            return cls.NOWHERE
+
+
+def is_private_host(host: str) -> bool:
+    """Whether `host` is this machine or an address of a private network."""
+    return Reach.of_host(host) in (Reach.LOOPBACK, Reach.PRIVATE)
+
+
+_IPV4_AS_RESOLVERS_READ_IT = re.compile(
+    r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.ASCII
+)
 
 
 _PRIVATE_NETWORKS = tuple(

@@ -17,6 +17,7 @@ from nanobanana_blocks.api import protocol
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import Answer, Connection
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
+from nanobanana_blocks.api.references import check_references
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.waiting import TaskWaiter, check_timeout
@@ -208,6 +209,7 @@ class NanoBananaClient:
         self, request: GenerationRequest, callback_url: str | None, timeout: float
     ) -> str:
         check_timeout(timeout)
+        check_references(request, self.base_url)
         body = request.body(callback_url)
         path = protocol.SUBMIT[request.endpoint]
         give_up_at = time.monotonic() + timeout

@@ -39,7 +39,7 @@ MAX_IMAGES = 100
 MAX_URL_LENGTH = 8192
 MAX_TEXT_LENGTH = 300
 
-_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
+_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _POLICY = re.compile(r"polic|flagged|prohibited|sensitive|nsfw", re.IGNORECASE)
 
 

@@ -39,7 +39,7 @@ TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
 
 Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
 ImageUrl = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH)
+    str, StringConstraints(pattern=r"^(?i:https?)://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH)
 ]
 
 
@@ -203,7 +203,7 @@ REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
 
 def check_callback_url(url: str) -> str:
     """Return `url` or raise an error that does not repeat it: such addresses hold tokens."""
-    whole = re.fullmatch(r"https?://[^\s/?#]+\S*", url)
+    whole = re.fullmatch(r"(?i:https?)://[^\s/?#]+\S*", url)
     if not whole or not url.isprintable() or len(url) > MAX_URL_LENGTH:
         raise InvalidInput("the callback URL must be like https://example.com/callbacks/…")
     return url

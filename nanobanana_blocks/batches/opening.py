@@ -11,13 +11,21 @@ from contextlib import asynccontextmanager
 import anyio
 
 from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.references import unfetchable_reference
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
-from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.manifest import (
+    InvalidManifest,
+    Manifest,
+    Problem,
+    Row,
+    RowDefaults,
+    read_manifest,
+)
 from nanobanana_blocks.batches.report import RowOutcome
 from nanobanana_blocks.batches.submitter import (
     PATIENCE,
@@ -94,6 +102,7 @@ async def open_batch(
         log: Gets what is about to be done, and what has changed since earlier runs.
 
     Raises:
+        InvalidManifest: The service cannot fetch reference images of rows to be submitted.
         NanoBananaError: The place cannot be used, or names are taken there; nothing was begun.
     """
     async with (
@@ -133,9 +142,28 @@ async def open_batch(
             on_outcome=on_outcome,
             claims=claims,
         )
+        _refuse_unfetchable_references(batch)
         await batch.refuse_taken_names()
         _log_plan(batch, ledger, log, is_part=is_part)
         yield batch
+
+
+def _refuse_unfetchable_references(batch: Batch) -> None:
+    """Begin no batch that would pay for rows whose reference images the service cannot fetch.
+
+    Rows that were paid for already are left alone, whatever they ask for.
+
+    Raises:
+        InvalidManifest: Such rows, each with the host of its URL.
+    """
+    base_url = batch.submitter.client.base_url
+    problems = [
+        Problem(row.number, "image_urls", problem)
+        for row in batch.rows_to_submit
+        if row.request and (problem := unfetchable_reference(row.request, base_url))
+    ]
+    if problems:
+        raise InvalidManifest.of(batch.source, problems)
 
 
 def _log_plan(batch: Batch, ledger: Ledger, log: Log, *, is_part: bool) -> None:

@@ -140,7 +140,7 @@ def _greet(
     announce(f"  {url}")
     if public_url is None:
         announce("  (only from this machine; --public-url tells how the service reaches it)")
-    elif url.startswith("http:") and not is_private_host(urlsplit(url).hostname or ""):
+    elif urlsplit(url).scheme == "http" and not is_private_host(urlsplit(url).hostname or ""):
         announce("  (without https, anybody on the way can read it and forge callbacks)")
     announce(f"  spool: {receiver.spool_path}")
     for sink in receiver.sinks:

@@ -134,7 +134,7 @@ def _image_urls(body: dict[str, Any], *, at_most: int | None) -> None:
     if urls is None:
         return
     if not isinstance(urls, list) or not all(
-        isinstance(url, str) and url.startswith(("http://", "https://")) for url in urls
+        isinstance(url, str) and url.lower().startswith(("http://", "https://")) for url in urls
     ):
         raise RefusedSubmitError(422, "Incorrect imageUrls")
     if at_most is not None and len(urls) > at_most:

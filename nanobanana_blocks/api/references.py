@@ -1,0 +1,54 @@
+"""Whether the service can fetch a request's reference images, as far as their URLs say it.
+
+Nothing is resolved or fetched: what only the service can find out, it says in the task's failure.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import urlsplit
+
+from nanobanana_blocks.addresses import Reach
+from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.errors import InvalidInput
+
+
+def check_references(request: GenerationRequest, base_url: str) -> None:
+    """Refuse a reference image that the API at `base_url` can never fetch, before it is paid for.
+
+    A public API cannot fetch from loopback, private and reserved addresses; an API on loopback or
+    in a private network may well.
+
+    Raises:
+        InvalidInput: Such an image, by its position and the host of its URL.
+    """
+    if problem := unfetchable_reference(request, base_url):
+        raise InvalidInput(f"{problem}. Nothing was sent.")
+
+
+def unfetchable_reference(request: GenerationRequest, base_url: str) -> str | None:
+    """What is wrong with the first reference image that the API can never fetch, if one is."""
+    if _reach(base_url) is not Reach.PUBLIC:
+        return None
+    for number, url in enumerate(request.image_urls or (), 1):
+        reach = _reach(url)
+        if reach is not Reach.PUBLIC:
+            kind = "reserved" if reach is Reach.NOWHERE else reach.value
+            return (
+                f"image URL {number} is on {_host(url) or 'no host'}, a {kind} address that the "
+                "service cannot fetch from: upload the image to where it is public"
+            )
+    return None
+
+
+def _reach(url: str) -> Reach:
+    host = _host(url)
+    return Reach.of_host(host) if host else Reach.NOWHERE
+
+
+def _host(url: str) -> str:
+    """The host as HTTP clients read it, for whom full-width digits and dots are plain ones."""
+    try:
+        return unicodedata.normalize("NFKC", urlsplit(url).hostname or "")
+    except ValueError:
+        return ""
