@@ -50,7 +50,7 @@ class ImageDownloader:
     Attributes:
         rules: Where it may connect.
         budget: The bytes that all images fetched and not yet let go of may have together. Decoding
-            needs more: 4 bytes a pixel for each of at most 4 threads.
+            needs more: up to 6 bytes a pixel for each of at most 4 threads.
     """
 
     def __init__(

@@ -2,11 +2,14 @@
 
 What is checked, by format (the bytes that are published are never changed):
 
-* **PNG**: the checksum of every critical chunk, and that the data inflate to exactly the bytes that
-  header and interlacing ask for (rows are counted, filters are known).
+* **PNG**: the checksum of every critical chunk, and that the data inflate, properly ended, to all the
+  bytes that header and interlacing ask for (rows are counted, filters are known). What inflates
+  beyond the last row is ignored, as libpng does.
 * **JPEG**: that libjpeg decodes all of it without a warning, and that no scan or component is
   missing. It has no checksums: damage that decodes to the right number of blocks passes.
-* **GIF**: every block up to the trailer; the first frame decodes to its last pixel.
+  Of a kind that TurboJPEG cannot read (rare subsamplings), only that Pillow decodes it.
+* **GIF**: every block up to the trailer; the first frame decodes to its last pixel. Changed
+  pixels pass: it has no checksums.
 * **WebP, AVIF**: every part of the container; the first frame decodes. Their decoders take nearly
   any bytes for a picture, so only cuts are found, and holes of zeros of an eighth or more.
 
