@@ -13,6 +13,7 @@ from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.cli.local import demo, sandbox
 from nanobanana_blocks.cli.setup import automations, init, save_key
 from nanobanana_blocks.cli.tasks import account_credits, land, status
+from nanobanana_blocks.cli.verify import verify
 
 app = typer.Typer(
     name="nanobanana",
@@ -54,6 +55,7 @@ app.command()(sandbox)
 app.command()(generate)
 app.command()(batch)
 app.command()(land)
+app.command()(verify)
 app.command()(status)
 app.command("credits")(account_credits)
 app.command()(init)
