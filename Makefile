@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-lowest test-pythons lint bench bench-smoke lock clean
+.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-storage storage-table test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -24,6 +24,16 @@ test-all: $(DEV_READY) ## Set up and run all tests, with kills, workers and hear
 
 test-unit: $(DEV_READY) ## Set up and run the tests that start no server
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "unit and not slow"
+
+test-storage: $(DEV_READY) tests/support/node_modules ## Set up and run the conformance suite on every kind of storage
+	$(BIN)/python -m pytest tests/storage
+
+storage-table: $(DEV_READY) tests/support/node_modules ## Likewise, and write docs/storage-conformance.md from the results
+	$(BIN)/python -m pytest tests/storage/test_conformance.py --storage-table docs/storage-conformance.md
+
+tests/support/node_modules: tests/support/package.json
+	@npm install --prefix tests/support --no-package-lock --no-audit --no-fund --silent \
+	  || echo "azurite could not be installed by npm; its tests are skipped"
 
 test-lowest: $(DEV_READY) ## Run the tests with the oldest versions that are promised
 	$(BIN)/nox --session lowest

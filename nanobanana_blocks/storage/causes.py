@@ -101,7 +101,7 @@ class Cause(Enum):
 _SERVICE_CODES: dict[Cause, frozenset[object]] = {
     Cause.FULL: frozenset(
         # errno; MinIO; SFTP 5 and 6; WebDAV's and Ceph's 507
-        {errno.ENOSPC, "XMinioStorageFull", "SFTPNoSpaceOnFilesystem", "HTTP 507"}
+        {errno.ENOSPC, "XMinioStorageFull", "SFTPNoSpaceOnFilesystem", "HTTP 507", "FTP 452"}
     ),
     Cause.QUOTA: frozenset(
         {errno.EDQUOT, "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "SFTPQuotaExceeded"}
@@ -133,6 +133,8 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
             "AllAccessDisabled",
         }
         | {"AuthorizationSourceIPMismatch", "InsufficientAccountPermissions"}
+        # FTP has one code for what is missing and what is denied; the first is asked for apart.
+        | {"FTP 550", "FTP 553", "FTP 532"}
     ),
     Cause.MISSING: frozenset(
         {"NoSuchBucket", "NoSuchKey", "ContainerNotFound", "BlobNotFound", "InvalidBucketName"}

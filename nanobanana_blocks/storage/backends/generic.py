@@ -98,9 +98,12 @@ class FtpFolder(GenericFolder):
             return None
 
     async def read(self, name: str) -> bytes:
-        if await self.size_of(name) is None:  # fsspec says FileNotFoundError to every failure
+        if await self.size_of(name) is None:
             raise FileNotFoundError(name)
-        return await super().read(name)
+        try:
+            return await super().read(name)
+        except FileNotFoundError:  # fsspec's word for every failure to read
+            raise PermissionError(name) from None
 
     def _checked_url_options(self, from_url: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -1,0 +1,85 @@
+"""The storage servers, each started once where a test asks for it, and the table of the results."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.storage_kinds import KINDS, Kind
+
+CONFORMANCE = "tests/storage/test_conformance.py"
+HEADING = """# What each kind of storage was seen to do
+
+Made by `make storage-table`, from the results of `tests/storage/test_conformance.py` on the servers
+that `tests/support/storage_kinds.py` starts. ✓ held, ✗ did not, – does not apply to that server or
+could not be tried here (the reason is below).
+
+"""
+_results: dict[str, dict[str, str]] = defaultdict(dict)
+_reasons: dict[tuple[str, str], str] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the table."""
+    parser.addoption("--storage-table", help="write what each kind of storage did to this file")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]:
+    """The servers that run so far, by name."""
+    running: dict[str, Kind] = {}
+    with ExitStack() as stack:
+        running["stack"] = stack  # type: ignore[assignment]  # closed with the last test
+        yield running
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(
+    request: pytest.FixtureRequest,
+    kinds: dict[str, Kind],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Kind:
+    """Each kind of storage, on a server of its own."""
+    name = request.param
+    if name not in kinds:
+        folder = tmp_path_factory.mktemp(name)
+        kinds[name] = kinds["stack"].enter_context(KINDS[name](folder))  # type: ignore[attr-defined]
+    return kinds[name]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what became of a test of the conformance suite."""
+    path, _, rest = report.nodeid.partition("::")
+    name, _, parameters = rest.partition("[")
+    kind = parameters.rstrip("]").split("-")[0]
+    if path != CONFORMANCE or kind not in KINDS:
+        return
+    rule = name.removeprefix("test_").replace("_", " ")
+    if report.failed:
+        _results[rule][kind] = "✗"
+    elif report.skipped:
+        _results[rule].setdefault(kind, "–")
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _reasons[rule, kind] = reason.removeprefix("Skipped: ")
+    elif report.when == "call" and _results[rule].get(kind) != "✗":
+        _results[rule][kind] = "✓"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, where it was asked for."""
+    place = session.config.getoption("--storage-table", None)
+    if not place or hasattr(session.config, "workerinput"):
+        return
+    shown = [kind for kind in KINDS if any(kind in row for row in _results.values())]
+    lines = ["| | " + " | ".join(shown) + " |", "|---|" + ":-:|" * len(shown)]
+    for rule, row in _results.items():
+        lines.append(f"| {rule} | " + " | ".join(row.get(kind, "–") for kind in shown) + " |")
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for (_, kind), reason in _reasons.items():
+        reasons[reason].add(kind)
+    lines += ["", *(f"* {', '.join(sorted(who))}: {why}" for why, who in sorted(reasons.items()))]
+    Path(place).write_text(HEADING + "\n".join(lines) + "\n")
