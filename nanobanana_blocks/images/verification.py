@@ -2,8 +2,8 @@
 
 What is checked, by format (the bytes that are published are never changed):
 
-* **PNG**: the checksum of every critical chunk, and that the data inflate, properly ended, to all the
-  bytes that header and interlacing ask for (rows are counted, filters are known). What inflates
+* **PNG**: the checksum of every critical chunk, and that the data inflate, properly ended, to all
+  the bytes that header and interlacing ask for (rows are counted, filters are known). What inflates
   beyond the last row is ignored, as libpng does.
 * **JPEG**: that libjpeg decodes all of it without a warning, and that no scan or component is
   missing. It has no checksums: damage that decodes to the right number of blocks passes.
