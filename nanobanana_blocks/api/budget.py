@@ -1,4 +1,4 @@
-"""One account's allowance of API requests, kept by every request of a client; nothing is sent here.
+"""One account's request budget, which every request of a client takes from; it sends nothing.
 
 The limit on queries is not documented; sister products of the service allow 20 new requests per
 10 s (documented there only).
@@ -15,7 +15,7 @@ MIN_RATE_SHARE = 1 / 64
 
 
 class RequestBudget:
-    """Spaces requests evenly, `requests_per_second` at most, and slows down when told to.
+    """Spaces requests evenly, `requests_per_second` at most, and slows down when refused.
 
     A refusal (429) pauses everybody for the time the service asked for, or else for one of our own
     choice that doubles each time, and halves the rate; every answered request then gives a little
@@ -24,12 +24,18 @@ class RequestBudget:
     """
 
     def __init__(self, requests_per_second: float = 20.0) -> None:
+        self._ceiling = requests_per_second
         self._allowed = requests_per_second
         self._rate = requests_per_second
         self._next_slot = 0.0
         self._paused_until = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._refused_at = -math.inf
+
+    @property
+    def ceiling(self) -> float:
+        """The requests per second that it was made for."""
+        return self._ceiling
 
     @property
     def allowed(self) -> float:

@@ -1,15 +1,13 @@
-"""The API for Python: one account's pace over one set of connections, and one waiter a policy."""
+"""The API for Python: one request budget over one set of connections, and one waiter a policy."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -17,34 +15,17 @@ from nanobanana_blocks.api import protocol
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import Answer, Connection
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
-from nanobanana_blocks.api.references import check_references
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
-from nanobanana_blocks.api.waiting import TaskWaiter, check_timeout
-from nanobanana_blocks.errors import (
-    APIError,
-    BadRequest,
-    Forbidden,
-    NanoBananaError,
-    NetworkError,
-    OutOfCredits,
-    ProtocolError,
-    RateLimited,
-    ServerError,
-    Unauthorized,
-    UnconfirmedSubmit,
-)
+from nanobanana_blocks.api.submitting import SubmitInTurn, SubmitQueue
+from nanobanana_blocks.api.waiting import TaskWaiter
+from nanobanana_blocks.errors import APIError, NanoBananaError, ProtocolError, RateLimited
 
 T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
 BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
-FIRST_SUBMIT_PAUSE_SECONDS, MAX_SUBMIT_PAUSE_SECONDS = 1.0, 30.0
-"""Between tries to submit while no connection can be made; doubled each time."""
-
-SubmitInTurn = Callable[[GenerationRequest, "str | None", float], Awaitable[str]]
-"""Takes what to generate, the callback address, and for how many seconds to try."""
 
 
 class NanoBananaClient:
@@ -62,7 +43,7 @@ class NanoBananaClient:
             them does not slow the polls down.
 
     Raises:
-        InvalidInput: The key or the base URL cannot be meant.
+        InvalidInput: The key or the base URL is invalid.
 
     Example:
         ```python
@@ -85,18 +66,27 @@ class NanoBananaClient:
             api_key, base_url, timeout=timeout, max_connections=max_connections
         )
         self.budget = budget or RequestBudget()
-        self.submit_budget = RequestBudget()
-        self._max_requests_per_second = budget.allowed if budget else math.inf
-        self._submit_timeout = submit_timeout
+        self._max_requests_per_second = budget.ceiling if budget else math.inf
         self._max_connections = max_connections
-        # Submits are slow: the other half of the connections is kept for looks.
-        self._submitting = asyncio.Semaphore(max(1, max_connections // 2))
+        self._submits = SubmitQueue(
+            self._ask,
+            self.base_url,
+            budget=self.budget,
+            # Submits are slow: the other half of the connections is kept for polls.
+            at_once=max(1, max_connections // 2),
+            answer_timeout=submit_timeout,
+        )
         self._waiters: dict[PollPolicy, TaskWaiter] = {}
 
     @property
     def base_url(self) -> str:
         """The API server."""
         return self._connection.base_url
+
+    @property
+    def submit_budget(self) -> RequestBudget:
+        """The request budget of submits alone, which they take from besides `budget`."""
+        return self._submits.budget
 
     def __repr__(self) -> str:
         return f"NanoBananaClient(base_url={self.base_url!r})"
@@ -122,8 +112,8 @@ class NanoBananaClient:
         """Ask record-info about one generation task, once.
 
         Raises:
-            InvalidInput: `task_id` cannot be one; nothing was sent.
-            APIError: One of its subclasses; `retryable` tells whether asking again may help.
+            InvalidInput: `task_id` is invalid; nothing was sent.
+            APIError: One of its subclasses; `retryable` says whether asking again may help.
         """
         check_task_id(task_id)
 
@@ -149,7 +139,7 @@ class NanoBananaClient:
         *,
         just_submitted: bool = False,
     ) -> TaskDetails:
-        """Ask until the generation task has ended, well or badly; `raise_for_status()` tells.
+        """Poll until the generation task has ended, which `raise_for_status()` checks for failure.
 
         All waits of a client share its request budget, whose rate the policy sets.
 
@@ -177,67 +167,29 @@ class NanoBananaClient:
         """Submit a generation task, which costs credits, and return its id.
 
         What cannot have created a task is tried again with growing pauses: a connection that was
-        not made, and a 429. Nothing else is: the API's documentation knows no idempotency key, so
-        a second submit may be paid for as well.
+        not made, and a 429. Nothing else is, as a second submit may be paid for as well.
 
         Args:
             request: What to generate.
             callback_url: Where the service is to post the outcome. Where the API wants an address
                 and none is given, it gets one that leads nowhere.
-            timeout: Seconds for which it is tried again, from the first try on.
+            timeout: Seconds for which it is tried again, from the first attempt on.
 
         Raises:
-            InvalidInput: A parameter cannot be meant; nothing was sent.
+            InvalidInput: A parameter is invalid, or leads where the service cannot fetch an image;
+                nothing was sent.
             UnconfirmedSubmit: It is not known whether a task was created, and billed.
             APIError: Another of its subclasses: no task was created.
         """
         async with self.turn_to_submit() as submit:
             return await submit(request, callback_url, timeout)
 
-    @asynccontextmanager
-    async def turn_to_submit(self) -> AsyncIterator[SubmitInTurn]:
+    def turn_to_submit(self) -> AbstractAsyncContextManager[SubmitInTurn]:
         """Wait until a submit may be sent; what is given does what `submit` does, at once.
 
         For those who must note, right before it, that they are about to submit.
         """
-        async with self._submitting:
-            await self.submit_budget.acquire()
-            await self.budget.acquire()
-            yield self._submit_in_turn
-
-    async def _submit_in_turn(
-        self, request: GenerationRequest, callback_url: str | None, timeout: float
-    ) -> str:
-        check_timeout(timeout)
-        check_references(request, self.base_url)
-        body = request.body(callback_url)
-        path = protocol.SUBMIT[request.endpoint]
-        give_up_at = time.monotonic() + timeout
-        pause = FIRST_SUBMIT_PAUSE_SECONDS
-        while True:
-            try:
-                return await self._ask(
-                    "POST",
-                    path,
-                    _read_submitted,
-                    limit=self.submit_budget,
-                    fresh=True,
-                    seconds=self._submit_timeout,
-                    json=body,
-                )
-            except APIError as error:
-                if isinstance(error, RateLimited):
-                    wait = self.submit_budget.pause_left
-                elif isinstance(error, NetworkError) and not error.sent:
-                    wait = pause
-                    pause = min(pause * 2, MAX_SUBMIT_PAUSE_SECONDS)
-                else:
-                    _raise_outcome(error)
-                if time.monotonic() + wait > give_up_at:
-                    raise
-            await asyncio.sleep(wait)
-            await self.submit_budget.acquire()
-            await self.budget.acquire()
+        return self._submits.turn()
 
     async def get_credits(self) -> int | float:
         """Ask how many credits the account has left, once.
@@ -245,7 +197,7 @@ class NanoBananaClient:
         A whole number is documented; sister products give decimals.
 
         Raises:
-            APIError: One of its subclasses; `retryable` tells whether asking again may help.
+            APIError: One of its subclasses; `retryable` says whether asking again may help.
         """
         return await self._ask("GET", protocol.CREDITS, _read_credits, turn=self.budget.acquire)
 
@@ -290,26 +242,8 @@ class NanoBananaClient:
         return found
 
 
-def _read_submitted(answer: Answer) -> str:
-    return protocol.read_submitted(protocol.read_envelope(answer.http_status, answer.body))
-
-
 def _read_credits(answer: Answer) -> int | float:
     return protocol.read_credits(protocol.read_envelope(answer.http_status, answer.body))
-
-
-def _raise_outcome(error: APIError) -> NoReturn:
-    """Raise what is known of a submit: that the service said no, or that nothing is."""
-    is_maintenance = isinstance(error, ServerError) and 455 in (error.http_status, error.code)
-    if is_maintenance or isinstance(error, (Unauthorized, Forbidden, OutOfCredits, BadRequest)):
-        raise error
-    raise UnconfirmedSubmit(
-        f"{error.message} Whether a generation task was created, and billed, is not known. Compare "
-        "the account's credits before submitting it again: that may be paid for twice.",
-        http_status=error.http_status,
-        code=error.code,
-        retry_after=error.retry_after,
-    ) from None
 
 
 def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:

@@ -25,16 +25,16 @@ USER_AGENT = f"nanobanana-blocks/{__version__}"
 MAX_ANSWER_BYTES = 1 << 20
 
 IDLE_CONNECTIONS = 4
-"""Connections kept open between requests; httpcore looks at each of them for every request."""
+"""Connections kept open between requests; httpcore examines each of them for every request."""
 
 MAX_CONNECT_SECONDS = 10.0
 
 LATE_SECONDS = 2.0
-"""A deadline that is noticed so late was missed because the process stood still, as a worker that
-was stopped or a machine that was suspended does; an answer may lie in the socket all the same."""
+"""A deadline noticed so late was missed because the process stood still (a stopped worker, a
+suspended machine); the answer may have arrived in its socket all the same."""
 
 GRACE_SECONDS = 10.0
-"""How long what lies there may take to be read."""
+"""How long it may take to read what has arrived there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Connection:
             arguments: What httpx takes besides, such as ``params`` and ``json``.
 
         Raises:
-            NetworkError: No complete answer came; `sent` tells whether the request may have
+            NetworkError: No complete answer came; `sent` says whether the request may have
                 reached the service.
         """
         seconds = self._timeout if seconds is None else seconds
@@ -162,14 +162,14 @@ class Connection:
         return httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self._key}", "User-Agent": USER_AGENT},
-            # A third each for TCP and TLS: what runs out while connecting was surely not sent. How
-            # long the rest may take is `time_limit`'s.
+            # A third each for TCP and TLS: a request that times out while connecting was not sent.
+            # How long the rest may take is `time_limit`'s.
             timeout=httpx.Timeout(None, connect=min(self._timeout / 3, MAX_CONNECT_SECONDS)),
             # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
             # is cancelled before it has connected (seen with httpcore 1.0.9).
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=keep),
             follow_redirects=False,
-            # A proxy of the environment is for the world outside, not for a gateway close by.
+            # A proxy of the environment is for public hosts, not for a gateway close by.
             trust_env=not is_private_host(httpx.URL(self.base_url).host),
         )
 
@@ -178,8 +178,8 @@ class Connection:
 async def time_limit(seconds: float, *, late_seconds: float = LATE_SECONDS) -> AsyncIterator[None]:
     """End the block with `TimeoutError` after so many seconds.
 
-    Where the deadline is noticed `late_seconds` late, because the process stood still, what came
-    meanwhile is read first.
+    Where the deadline is noticed `late_seconds` late, because the process stood still, what has
+    arrived meanwhile is read first.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -213,7 +213,9 @@ def check_base_url(base_url: str) -> str:
     if url.userinfo or url.query or url.fragment:
         raise InvalidInput("the base URL must have no user, password, query or fragment")
     if url.scheme == "http" and not is_private_host(url.host):
-        raise InvalidInput(f"the base URL must be https: the key would travel open to {url.host}")
+        raise InvalidInput(
+            f"the base URL must be https: the key would be sent unencrypted to {url.host}"
+        )
     return str(url).rstrip("/")
 
 

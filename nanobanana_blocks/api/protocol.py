@@ -1,7 +1,7 @@
 """Reads the API's answers and callbacks: any bytes give a value or one typed error.
 
-It does no I/O. The service says no in two ways, by HTTP status and, more often, by the `code` of a
-JSON envelope under HTTP 200 (observed); a generation task's end is told by `successFlag` alone.
+It does no I/O. The service refuses in two ways, by HTTP status and, more often, by the `code` of a
+JSON envelope under HTTP 200 (observed); only `successFlag` says that a generation task has ended.
 """
 
 from __future__ import annotations
@@ -48,12 +48,20 @@ def read_record_info(
 ) -> TaskDetails:
     """Read record-info's answer about `task_id`, given at `server_time` by the service's clock.
 
+    Where there is a `successFlag`, it is believed, whatever the envelope's code.
+
     Raises:
         UnknownTask: The id is not known; a sister product says so with null `data`.
         ProtocolError: The answer is not what is documented, or is about another task.
-        APIError: Another of its subclasses, where the API says no to the question.
+        APIError: Another of its subclasses, where the API refuses to answer.
     """
-    if failure := _failure_by_code(http_status, body, task_id):
+    payload = _json(body)
+    if not isinstance(payload, dict):
+        payload = {}
+    data = payload.get("data")
+    if http_status == 200 and isinstance(data, dict) and data.get("successFlag") is not None:
+        return _details(data, task_id=task_id)
+    if failure := _failure_by_code(http_status, payload, task_id):
         return failure
     data = read_envelope(http_status, body, task_id=task_id)
     details = read_task_details(data, task_id=task_id)
@@ -61,11 +69,10 @@ def read_record_info(
     return details.model_copy(update={"answered_at": answered_at}) if answered_at else details
 
 
-def _failure_by_code(http_status: int, body: bytes, task_id: str) -> TaskDetails | None:
-    payload = _json(body) if http_status == 200 else None
-    if not isinstance(payload, dict) or payload.get("data") is not None:
-        return None
+def _failure_by_code(http_status: int, payload: dict[str, Any], task_id: str) -> TaskDetails | None:
     code, message = _integer(payload.get("code")), _message(payload)
+    if payload.get("data") or http_status not in (200, code):
+        return None
     if code in FAILURE_CODES or (code == 400 and _POLICY.search(message)):
         return TaskDetails(
             task_id=task_id,
@@ -92,7 +99,7 @@ def read_task_details(data: Any, *, task_id: str) -> TaskDetails:
 
 
 def read_submitted(data: Any) -> str:
-    """Read the `data` of a submit's answer that says yes: the id of the generation task.
+    """Read the `data` of an accepted submit's answer: the id of the generation task.
 
     Raises:
         ProtocolError: It holds no `taskId` that can be asked about.
@@ -145,8 +152,10 @@ def read_callback(body: bytes) -> TaskDetails:
         return _details(data, task_id=task_id)
     code = _integer(payload.get("code"))
     if code is None or not (code == 200 or code >= 400):
-        raise ProtocolError(f"the callback's `code` says neither yes nor no: {_excerpt(code)}")
-    info = data.get("info")
+        raise ProtocolError(
+            f"the callback's `code` is neither 200 nor an error's: {_excerpt(code)}"
+        )
+    info = data.get("info") or data.get("response")
     return TaskDetails(
         task_id=task_id,
         status=TaskStatus.SUCCESS if code == 200 else TaskStatus.GENERATE_FAILED,
@@ -168,7 +177,7 @@ def _callback_task_id(payload: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) -> Any:
-    """Return the `data` of an answer that says yes.
+    """Return the `data` of an answer whose code is 200.
 
     Raises:
         APIError: One of its subclasses, for every other answer.
@@ -178,7 +187,7 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
     if http_status == 200 and code == 200:
         return payload.get("data")
     message = _message(payload) if isinstance(payload, dict) else ""
-    if code is None and not _speaks_for_itself(http_status):
+    if code is None and not _is_telling(http_status):
         raise ProtocolError(
             f"the answer (HTTP {http_status}) is not the API's: {_excerpt(body)!r}. "
             "Check the base URL.",
@@ -186,7 +195,7 @@ def read_envelope(http_status: int, body: bytes, *, task_id: str | None = None) 
             http_status=http_status,
         )
     verdict = http_status if code in (None, 200) else code
-    no_data = isinstance(payload, dict) and payload.get("data") is None
+    no_data = isinstance(payload, dict) and not payload.get("data")
     raise _refusal(
         int(verdict or 0),
         message,
@@ -201,7 +210,7 @@ def _message(payload: dict[str, Any]) -> str:
     return _text(payload.get("msg")) or _text(payload.get("message")) or ""
 
 
-def _speaks_for_itself(http_status: int) -> bool:
+def _is_telling(http_status: int) -> bool:
     return http_status in (401, 402, 403, 408, 413, 429) or http_status >= 500
 
 
@@ -310,7 +319,7 @@ def _positions(fields: dict[str, Any], kind: str) -> list[str | None]:
     """The URLs of one kind by the position of their image, None where there is none.
 
     Public code defends against all of these spellings. Where several are there, the longest list
-    says what the positions are.
+    gives the positions.
     """
     named = (fields.get(name) for name in (f"{kind}ImageUrl", f"{kind}ImageUrls", f"{kind}Urls"))
     listed = [value if isinstance(value, list) else [value] for value in named]
@@ -335,7 +344,7 @@ def _merge(urls: list[str | None], more: list[str | None]) -> None:
 
 
 def _unsigned(url: str) -> str:
-    """What tells an image from others of an answer: two fields may sign its URL differently."""
+    """What identifies an image within an answer: two fields may sign its URL differently."""
     return re.split(r"[?#]", url, maxsplit=1)[0]
 
 

@@ -39,7 +39,9 @@ TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
 
 Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
 ImageUrl = Annotated[
-    str, StringConstraints(pattern=r"^(?i:https?)://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH)
+    str,
+    # The pattern is in the parameters' JSON schema, too, whose dialect has no flags.
+    StringConstraints(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH),
 ]
 
 
@@ -181,7 +183,7 @@ class Generate2Request(_Request):
     google_search: bool | None = Field(
         default=None,
         strict=True,
-        description="Have the service look things up; it does not by default.",
+        description="Whether the service searches the web; it does not by default.",
     )
     output_format: Literal["png", "jpg"] | None = Field(
         default=None, description="The service's default is jpg."

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from nanobanana_blocks.api.client import NanoBananaClient, SubmitInTurn
+from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.api.submitting import SubmitInTurn
 from nanobanana_blocks.batches.attempts import AttemptState, Failure, SubmissionAttempt
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.ledger import Ledger
@@ -286,8 +287,6 @@ class Submitter:
                 return await self.ledger.unconfirmed(entry, ErrorSummary.of(told))
             return self.ledger.latest(entry.key) or entry
         except BadRequest as error:
-            if isinstance(error, Forbidden):
-                await self._raise_refusal(entry, error)
             await self.ledger.refused(entry, ErrorSummary.of(error))
             raise
         except NanoBananaError as error:

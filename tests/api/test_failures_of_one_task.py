@@ -107,6 +107,33 @@ async def test_a_code_that_ends_a_task_is_believed_when_repeated(
     assert sandbox.stats().looks[ended] == 2
 
 
+@pytest.mark.parametrize(("http_status", "code"), [(200, 501), (501, 501), (408, 408)])
+def test_a_code_ends_a_task_whatever_the_http_status_repeats(http_status: int, code: int) -> None:
+    """Rule: an envelope means the same where the HTTP status repeats its code."""
+    body = json.dumps({"code": code, "msg": "failed", "data": None}).encode()
+    details = read_record_info(http_status, body, task_id="t1")
+    assert (details.status, details.by_code) == (TaskStatus.GENERATE_FAILED, True)
+
+
+def test_a_gateways_own_failure_ends_no_task() -> None:
+    """Rule: a 501 or 408 that is not in an envelope is not about the task."""
+    for http_status in (408, 501):
+        with pytest.raises(errors.ServerError):
+            read_record_info(http_status, b"<html>", task_id="t1")
+
+
+@pytest.mark.parametrize("code", [400, 408, 500, 501])
+@pytest.mark.parametrize("flag", [1, 3])
+def test_a_flag_wins_over_the_envelopes_code(code: int, flag: int) -> None:
+    """Rule: where record-info gives a flag and a code, only the flag says how the task ended."""
+    url = {"resultImageUrl": "https://host/1.png"} if flag == 1 else None
+    data = {"taskId": "t1", "successFlag": flag, "response": url}
+    body = json.dumps({"code": code, "msg": "failed", "data": data}).encode()
+    details = read_record_info(200, body, task_id="t1")
+    assert (details.status, details.by_code) == (flag, False)
+    assert details.image_count == (1 if flag == 1 else 0)
+
+
 def test_a_result_under_info_is_read() -> None:
     """Rule: what two clients read from `info` for generate-pro is a result like any other."""
     data = {"taskId": "t1", "successFlag": 1, "info": {"resultImageUrl": "https://host/1.png"}}
@@ -197,6 +224,9 @@ async def test_a_budget_of_the_callers_is_a_ceiling(sandbox: Sandbox) -> None:
         assert budget.allowed == 2
         await client.wait_for_task(task_id, poll=PollPolicy(requests_per_second=1))
         assert budget.allowed == 1
+    async with NanoBananaClient(sandbox.api_key, sandbox.base_url, budget=budget) as another:
+        await another.wait_for_task(task_id)
+        assert budget.allowed == 2
 
 
 # --- submits

@@ -23,7 +23,7 @@ from nanobanana_blocks import (
     TaskStatus,
     errors,
 )
-from nanobanana_blocks.api import budget, client
+from nanobanana_blocks.api import budget, submitting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.protocol import read_credits, read_submitted
 from nanobanana_blocks.api.requests import NO_CALLBACK_URL, REQUESTS, Endpoint, GenerationRequest
@@ -39,8 +39,8 @@ REFUSED_WITH_429 = Fault(kind="body-code", code=429, on="submit", retry_after=0.
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_SUBMIT_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(client, "MAX_SUBMIT_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(submitting, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(submitting, "MAX_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(budget, "FIRST_PAUSE_SECONDS", 0.02)
 
 
