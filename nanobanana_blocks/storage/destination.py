@@ -309,13 +309,14 @@ class Destination:
 
     async def _retry(self, operation: Callable[[], Awaitable[T]], tries: int) -> T:
         for attempt in range(1, tries):
+            used = self._folder.connection
             try:
                 return await operation()
             except Exception as error:
                 if not Cause.of(error).transient:
                     raise
             await anyio.sleep(_FIRST_PAUSE * 2 ** (attempt - 1) * _JITTER.uniform(0.5, 1.0))
-            await self._folder.reconnect()
+            await self._folder.reconnect(used)
         return await operation()
 
 

@@ -46,8 +46,14 @@ class Folder(ABC):
     @abstractmethod
     async def connect(self) -> None: ...
 
+    @property
+    def connection(self) -> object:
+        """What operations that begin now go through."""
+        return None
+
     @abstractmethod
-    async def reconnect(self) -> None: ...
+    async def reconnect(self, failed: object) -> None:
+        """Connect anew where `failed` is still what operations go through, and may be lost."""
 
     @abstractmethod
     def path_of(self, name: str) -> str: ...

@@ -88,8 +88,8 @@ class FtpFolder(GenericFolder):
     def __init__(self, location: Location, options: Mapping[str, Any]) -> None:
         super().__init__(location, options, threads=1)
 
-    async def reconnect(self) -> None:
-        await self._replace_connection()
+    async def reconnect(self, failed: object) -> None:
+        await self._replace_connection(failed)
 
     async def size_of(self, name: str) -> int | None:
         try:

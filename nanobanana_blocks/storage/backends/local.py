@@ -37,7 +37,7 @@ class LocalFolder(Folder):
     async def connect(self) -> None:
         """A local folder is always connected."""
 
-    async def reconnect(self) -> None:
+    async def reconnect(self, failed: object) -> None:
         """A local folder is always connected."""
 
     def path_of(self, name: str) -> str:

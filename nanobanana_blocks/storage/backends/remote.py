@@ -49,6 +49,7 @@ class RemoteFolder(Folder):
         self._options = dict(options)
         self._reconnecting = asyncio.Lock()
         self._file_system: Any = None
+        self._retired: Any = None
         self._root = ""
         self._closing = threading.Lock()
         self._closed = False
@@ -56,22 +57,31 @@ class RemoteFolder(Folder):
     async def connect(self) -> None:
         await self._in_thread(self._build)
 
-    async def reconnect(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self._file_system
+
+    async def reconnect(self, failed: object) -> None:
         """Object stores connect anew for each request that needs it."""
 
-    async def _replace_connection(self) -> None:
-        failed = self._file_system
+    async def _replace_connection(self, failed: object) -> None:
         async with self._reconnecting:
-            if self._file_system is failed:
-                await self.connect()
-                await _close(failed, self._close_connections)
+            if self._file_system is not failed or self._closed:
+                return
+            await self.connect()
+            # Others may be using the failed one, and it may serve them: it is closed next time.
+            retired, self._retired = self._retired, failed
+        if retired is not None:
+            await _close(retired, self._close_connections)
 
     async def aclose(self) -> None:
         with self._closing:
             self._closed = True
-            file_system, self._file_system = self._file_system, None
-        if file_system is not None:
-            await _close(file_system, self._close_connections)
+            held = (self._file_system, self._retired)
+            self._file_system = self._retired = None
+        for file_system in held:
+            if file_system is not None:
+                await _close(file_system, self._close_connections)
         await super().aclose()
 
     async def _close_connections(self, file_system: Any) -> None:

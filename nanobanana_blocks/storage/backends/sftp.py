@@ -25,8 +25,8 @@ class SftpFolder(RemoteFolder):
     defaults = {"connect_timeout": 15, "keepalive_interval": 30, "known_hosts": ()}  # noqa: RUF012 - read only
     can_create = True
 
-    async def reconnect(self) -> None:
-        await self._replace_connection()
+    async def reconnect(self, failed: object) -> None:
+        await self._replace_connection(failed)
 
     async def prepare(self) -> None:
         await self._call("makedirs", self._root, exist_ok=True)
