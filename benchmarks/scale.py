@@ -21,10 +21,11 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.crowd import Job, Stall
+from benchmarks.crowd import Job
 from benchmarks.polling import goal
 from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import interrupt_on_sigterm, measure
+from benchmarks.pulse import Stall
 from benchmarks.sandbox_process import sandbox_process
 from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.sandbox import RateLimit, SandboxControl, SandboxSettings
