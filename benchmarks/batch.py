@@ -172,10 +172,6 @@ def measure_shards(rows: int, shards: int, rate: int, speed: float) -> None:
 class ForgetfulLedger(Ledger):
     """A ledger that keeps nothing, to compare with."""
 
-    def __init__(self) -> None:
-        self._attempts = {}
-        self._others = {}
-
     async def load(self, keys: Iterable[str] | None = None) -> None:
         """There is nothing to read."""
 
@@ -198,7 +194,7 @@ async def seconds_for(rows: Sequence[Row], sandbox: SandboxControl, *, with_ledg
             landing = await stack.enter_async_context(
                 open_lander((), client, place, poll=poll, expecting=len(rows))
             )
-            ledger: Ledger = ForgetfulLedger()
+            ledger: Ledger = ForgetfulLedger(place)
             if with_ledger:
                 ledger = await stack.enter_async_context(open_ledger(StorageLocation(folder)))
             await ledger.load()
