@@ -9,18 +9,12 @@ import httpx
 import pytest
 
 from nanobanana_blocks.sandbox import Sandbox
-from tests.support.sandbox_api import KEYLESS, Receiver
+from tests.support.sandbox_api import Receiver
 
 
 @pytest.fixture
 def sandbox(nanobanana_sandbox: Sandbox) -> Sandbox:
     return nanobanana_sandbox
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _close_the_keyless_client() -> Iterator[None]:
-    yield
-    KEYLESS.close()
 
 
 @pytest.fixture(scope="session")

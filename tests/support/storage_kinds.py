@@ -372,6 +372,7 @@ def webdav(folder: Path) -> Iterator[Kind]:
         url,
         options,
         exclusive=False,
+        says_full=False,
         replaces_at_once=False,
         wrong=options | {"auth": ("ann", "s3cr3t-wrong")},
         at_port=reached,

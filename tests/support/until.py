@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.02
-MAX_LOOKS = 3000
+MAX_LOOKS = 9000
 
 
 async def until(condition: Callable[[], T | Awaitable[T]]) -> T:
