@@ -49,7 +49,18 @@ def modules_below(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "room", ["api", "images", "storage", "landing", "batches", "recovery", "callbacks", "sandbox"]
+    "room",
+    [
+        "api",
+        "images",
+        "storage",
+        "landing",
+        "batches",
+        "recovery",
+        "callbacks",
+        "gallery",
+        "sandbox",
+    ],
 )
 def test_a_room_that_does_not_need_prefect(room: str) -> None:
     """Rule: all but orchestration, the command line and the flows work where Prefect is missing."""

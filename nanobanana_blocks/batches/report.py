@@ -10,6 +10,8 @@ from pydantic import TypeAdapter, computed_field
 from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, Outcomes
 from nanobanana_blocks.storage.names import safe_name
 
+REPORT_SUFFIX = ".report.json"
+
 
 class RowOutcome(LandingOutcome):
     """What became of one row of a batch.
@@ -90,4 +92,4 @@ def report_name(manifest: str) -> str:
     """Return the file name of a batch's report, after the last part of its manifest's URL."""
     file_name = manifest.rstrip("/").replace("\\", "/").rpartition("/")[2]
     stem = file_name.rpartition(".")[0] if "." in file_name else file_name
-    return f"{safe_name(stem or 'batch')}.report.json"
+    return f"{safe_name(stem or 'batch')}{REPORT_SUFFIX}"

@@ -9,6 +9,7 @@ import typer
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.cli.batch import batch
 from nanobanana_blocks.cli.callbacks import callbacks
+from nanobanana_blocks.cli.gallery import gallery
 from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.cli.local import demo, sandbox
 from nanobanana_blocks.cli.setup import automations, init, save_key
@@ -56,6 +57,7 @@ app.command()(generate)
 app.command()(batch)
 app.command()(land)
 app.command()(verify)
+app.command()(gallery)
 app.command()(status)
 app.command("credits")(account_credits)
 app.command()(init)

@@ -40,6 +40,7 @@ from nanobanana_blocks.cli.output import (
 )
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.gallery import make_gallery_of_batch
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.locations import Location
 
@@ -69,6 +70,9 @@ def batch(
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="What {date} stands for; by default today (UTC)."),
     ] = None,
+    gallery: Annotated[
+        bool, typer.Option(help="Show the images on pages beside them, index.html.")
+    ] = True,
     storage_option: StorageOptions = None,
     credentials: CredentialsName = None,
     as_json: AsJson = False,
@@ -113,7 +117,10 @@ def batch(
                         await opened.process_each(opened.rows)
             finally:
                 await summarise_ledger(opened, log)
-            return opened.report(finished=True)
+            report = opened.report(finished=True)
+            if gallery:
+                await make_gallery_of_batch(report, opened.landing, log)
+            return report
 
     with ending_well(as_json=as_json):
         report = asyncio.run(run())

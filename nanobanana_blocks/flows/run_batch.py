@@ -17,6 +17,7 @@ from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import require_credits
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.gallery import make_gallery_of_batch
 from nanobanana_blocks.orchestration.observability.artifacts import publish_batch_report
 from nanobanana_blocks.orchestration.runs.batch_runs import (
     BatchJob,
@@ -61,6 +62,7 @@ async def run_batch(
     date: datetime.date | None = None,
     timezone: str = "UTC",
     shard_deployment: str = "run-shard/pool",
+    gallery: bool = True,
 ) -> BatchReport:
     """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
 
@@ -85,6 +87,7 @@ async def run_batch(
         date: What {date} stands for; by default the day on which the run was scheduled.
         timezone: Time zone of that day, such as Europe/Berlin.
         shard_deployment: Deployment of the child runs.
+        gallery: Show the images of the destination on pages beside them, index.html.
 
     Returns:
         What became of each row, in the order of the manifest; also kept beside the images.
@@ -106,16 +109,18 @@ async def run_batch(
         poll=poll,
         date=date or scheduled_day(timezone),
     )
+    log = get_run_logger()
     async with opening_batch(job) as batch:
         if check_credits:
-            await require_credits(batch, get_run_logger())
+            await require_credits(batch, log)
         if shards > 1:
             report = await run_shards(batch, job, shards, shard_deployment)
         else:
             await process_here(batch, job)
             report = batch.report(finished=True)
-        get_run_logger().info("%s, in %s", report.describe(), report.destination)
-        await publish_batch_report(report, batch.landing)
+        log.info("%s, in %s", report.describe(), report.destination)
+        page = await make_gallery_of_batch(report, batch.landing, log) if gallery else None
+        await publish_batch_report(report, batch.landing, page)
     if not allow_partial:
         report.raise_unless_complete()
     if batch.abort_error:

@@ -69,8 +69,10 @@ class Lander:
         folder: The files of generation tasks there.
         expected: How many tasks this run is about.
         outcomes: What became of each task so far.
-        thumbnails: Small JPEGs of the first images landed in this run, by task id.
+        thumbnails: Small JPEGs of what this run landed first, by task id: of each task's
+            first image.
         errors: Why tasks did not land, by task id.
+        keeps_prompts: Whether receipts hold the prompts.
         abort_error: What ended the run as a whole, such as a refused key.
     """
 
@@ -101,7 +103,7 @@ class Lander:
         self._downloader = downloader
         self._timeout = timeout
         self._overwrite = overwrite
-        self._keep_prompts = keep_prompts
+        self.keeps_prompts = keep_prompts
         self._on_outcome = on_outcome
         self.expected = len(set(task_ids)) + expecting
 
@@ -264,7 +266,7 @@ class Lander:
     async def _land_image(self, images: TaskImages, index: int, attempt: Attempt) -> None:
         """Land one image of a task, or note why it could not be landed."""
         task_id = attempt.task_id
-        thumbnail = len(self.thumbnails) < MAX_THUMBNAILS
+        thumbnail = index == 0 and len(self.thumbnails) < MAX_THUMBNAILS
         try:
             async with images.fetch(index, thumbnail=thumbnail) as image:
                 name = image_name(attempt.stem, index, images.count, image.extension)
@@ -287,7 +289,7 @@ class Lander:
     def _receipt(
         self, details: TaskDetails, attempt: Attempt, images: list[ReceiptImage]
     ) -> Receipt:
-        prompt = details.parameters.get("prompt") if self._keep_prompts else None
+        prompt = details.parameters.get("prompt") if self.keeps_prompts else None
         return Receipt(
             task_id=details.task_id,
             images=images,

@@ -42,6 +42,10 @@ class LandedImage(BaseModel):
     height: int
     sha256: str
 
+    def as_recorded(self) -> ReceiptImage:
+        """The same image, as its receipt records it."""
+        return ReceiptImage(name=self.path.rpartition("/")[2], **self.model_dump(exclude={"path"}))
+
 
 class ReceiptImage(BaseModel):
     """One image as its receipt records it; `name` is relative to the receipt's folder."""

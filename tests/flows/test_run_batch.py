@@ -880,6 +880,7 @@ class TestShards:
         kept = BatchReport.model_validate_json((images / "rows.report.json").read_bytes())
         assert list(kept.outcomes) == list(report.outcomes)
         assert list((images / ".nanobanana/shards").iterdir()) == []
+        assert (images / "index.html").read_text().count("<figure>") == 6
 
         parent = await last_run_of("run-batch")
         children = await children_of(parent)

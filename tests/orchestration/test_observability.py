@@ -27,7 +27,7 @@ from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.orchestration.observability import artifacts, progress
-from nanobanana_blocks.orchestration.observability.contact_sheet import thumbnails_of
+from nanobanana_blocks.orchestration.observability.contact_sheet import first_thumbnails
 from nanobanana_blocks.orchestration.observability.events import posting_outcomes
 from nanobanana_blocks.orchestration.observability.optional import optional
 from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows
@@ -175,7 +175,7 @@ async def test_a_contact_sheet_of_what_had_landed_before(sandbox: Sandbox, tmp_p
         outcomes = [again.outcomes[task_id] for task_id in task_ids]
         assert {outcome.status for outcome in outcomes} == {LandingStatus.ALREADY_LANDED}
         (tmp_path / outcomes[1].images[0].path.rpartition("/")[2]).unlink()
-        found = await thumbnails_of(outcomes, again.thumbnails, again.destination)
+        found = await first_thumbnails(outcomes, again.thumbnails, again.destination)
     assert list(found) == [task_ids[0], task_ids[2]]
     with Image.open(io.BytesIO(found[task_ids[0]])) as picture:
         assert picture.format == "JPEG"
@@ -195,7 +195,7 @@ async def test_reading_images_again_is_bounded(
 
         monkeypatch.setattr(landing.destination, "read", hang)
         outcomes = list(landing.outcomes.values())
-        found = await thumbnails_of(
+        found = await first_thumbnails(
             outcomes * 100, {}, landing.destination, most=3, read_seconds=0.05
         )
     assert found == {}

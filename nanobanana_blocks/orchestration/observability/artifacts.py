@@ -18,7 +18,7 @@ from nanobanana_blocks.landing.report import LandingReport
 from nanobanana_blocks.orchestration.observability.assets import record_assets
 from nanobanana_blocks.orchestration.observability.contact_sheet import (
     draw_contact_sheet,
-    thumbnails_of,
+    first_thumbnails,
 )
 from nanobanana_blocks.orchestration.observability.optional import optional
 from nanobanana_blocks.orchestration.observability.outcome_table import (
@@ -39,11 +39,19 @@ async def publish_report(report: LandingReport, landing: Lander) -> None:
         await _publish_contact_sheet(report, landing, names={})
 
 
-async def publish_batch_report(report: BatchReport, landing: Lander) -> None:
-    """Write the summary of a batch, and what `publish_report` writes."""
+async def publish_batch_report(
+    report: BatchReport, landing: Lander, gallery: str | None = None
+) -> None:
+    """Write the summary of a batch, and what `publish_report` writes.
+
+    Args:
+        report: What became of the batch.
+        landing: What landed its images.
+        gallery: The first page of its gallery, if there is one.
+    """
     with optional("the summary of the batch") as summary:
         await acreate_markdown_artifact(
-            summary_of(report), key=SUMMARY_KEY, description=f"{report.describe()}."
+            summary_of(report, gallery), key=SUMMARY_KEY, description=f"{report.describe()}."
         )
     if not summary.prefect_is_down and await _publish_table(report):
         await record_assets(report)
@@ -63,7 +71,7 @@ async def _publish_table(report: LandingReport) -> bool:
 async def _publish_contact_sheet(
     report: LandingReport, landing: Lander, names: dict[str, str]
 ) -> None:
-    thumbnails = await thumbnails_of(report.outcomes, landing.thumbnails, landing.destination)
+    thumbnails = await first_thumbnails(report.outcomes, landing.thumbnails, landing.destination)
     if not thumbnails:
         return
     named = {names.get(task_id, task_id): picture for task_id, picture in thumbnails.items()}

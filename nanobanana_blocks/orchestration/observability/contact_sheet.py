@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 
-import anyio
 from PIL import Image, ImageDraw, ImageFont
 
-from nanobanana_blocks.errors import NanoBananaError
-from nanobanana_blocks.images import MAX_PIXELS, verify_image
+from nanobanana_blocks.gallery import thumbnails_of
 from nanobanana_blocks.landing.lander import MAX_THUMBNAILS
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.storage.destination import Destination
@@ -25,11 +20,8 @@ SHEET_BYTES = 400_000
 READ_SECONDS = 10.0
 """For reading images from storage again."""
 
-MAX_IMAGE_BYTES = 50_000_000
-READ_AT_ONCE = 4
 
-
-async def thumbnails_of(
+async def first_thumbnails(
     outcomes: Sequence[LandingOutcome],
     fresh: Mapping[str, bytes],
     place: Destination,
@@ -41,38 +33,21 @@ async def thumbnails_of(
 
     Args:
         outcomes: What became of the tasks.
-        fresh: Thumbnails made when images landed in this run.
+        fresh: Thumbnails made when images landed in this run, by task id.
         place: Where images that landed before are read.
         most: How many thumbnails there may be.
         read_seconds: For how long images are read; what has been read by then is returned.
     """
     wanted = [outcome for outcome in outcomes if outcome.in_storage and outcome.images]
     wanted.sort(key=lambda outcome: outcome.task_id not in fresh)
-    wanted = wanted[:most]
-    found = {o.task_id: fresh[o.task_id] for o in wanted if o.task_id in fresh}
-    slots = asyncio.Semaphore(READ_AT_ONCE)
-
-    async def read(outcome: LandingOutcome) -> None:
-        with suppress(NanoBananaError):
-            async with slots:
-                thumbnail = await _read_thumbnail(outcome, place)
-                if thumbnail:
-                    found[outcome.task_id] = thumbnail
-
-    with anyio.move_on_after(read_seconds):
-        await asyncio.gather(*(read(o) for o in wanted if o.task_id not in fresh))
-    return {o.task_id: found[o.task_id] for o in outcomes if o.task_id in found}
-
-
-async def _read_thumbnail(outcome: LandingOutcome, place: Destination) -> bytes | None:
-    image = outcome.images[0]
-    if image.size > MAX_IMAGE_BYTES:
-        return None
-    data = await place.read(image.path.rpartition("/")[2])
-    if not data:
-        return None
-    verify = partial(verify_image, data, max_pixels=MAX_PIXELS, thumbnail=True)
-    return (await asyncio.to_thread(verify)).thumbnail
+    images = {outcome.task_id: outcome.images[0].as_recorded() for outcome in wanted[:most]}
+    at_hand = {image.sha256: fresh[task] for task, image in images.items() if task in fresh}
+    found = await thumbnails_of(list(images.values()), at_hand, place, read_seconds=read_seconds)
+    return {
+        o.task_id: found[images[o.task_id].sha256]
+        for o in outcomes
+        if o.task_id in images and images[o.task_id].sha256 in found
+    }
 
 
 def draw_contact_sheet(thumbnails: dict[str, bytes]) -> bytes:

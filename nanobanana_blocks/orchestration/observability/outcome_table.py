@@ -27,7 +27,7 @@ def describe_table(report: LandingReport) -> str:
     return f"{report.describe()}, in {report.destination}.{part}"
 
 
-def summary_of(report: BatchReport) -> str:
+def summary_of(report: BatchReport, gallery: str | None = None) -> str:
     """A batch in a few lines of Markdown: what did not land and why, and what was spent."""
     paragraphs = [
         f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; "
@@ -50,6 +50,8 @@ def summary_of(report: BatchReport) -> str:
             f"{len(changed):,} rows have changed since they were submitted and were left as they "
             f"are: {', '.join(map(str, changed[:20]))}{' …' if len(changed) > 20 else ''}."
         )
+    if gallery:
+        paragraphs.append(f"Gallery: `{gallery}`")
     return "\n\n".join(paragraphs)
 
 
