@@ -40,6 +40,12 @@ def prefect_api(prefect_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def nanobanana_sandbox_speed() -> float:
+    """As slow as the service, unless a test says how long its tasks take."""
+    return 1.0
+
+
+@pytest.fixture
 def sandbox(nanobanana_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """An API sandbox, fresh, which the environment's credentials lead to."""
     monkeypatch.setenv("NANOBANANA_API_KEY", nanobanana_sandbox.api_key)

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.gallery.pages import FIRST_PAGE
 from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.orchestration.observability.artifacts import OUTCOMES_KEY
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
@@ -63,13 +64,24 @@ PLANS = [
 
 PROMPTS = ("sunrise", "harbour", "orchard", "glacier", "lantern", "meadow", "canyon", "library")
 
+REFUSED_ON_PURPOSE = "the sandbox plays a prompt that the service refuses"
+LOST_ON_PURPOSE = "the sandbox takes the first submit and loses its answer"
+
 
 class Show(NamedTuple):
-    """What a demonstration runs: a flow, and what its task runs are called, by name."""
+    """What a demonstration runs.
+
+    Attributes:
+        flow: The flow's name.
+        parameters: What it is given.
+        task_runs: What its task runs are called on the screen, by name.
+        staged: What goes wrong on purpose, and why, by the name on the screen.
+    """
 
     flow: str
     parameters: dict[str, Any]
     task_runs: dict[str, str]
+    staged: dict[str, str]
 
 
 def show_landing(sandbox: Sandbox, to: Path) -> Show:
@@ -79,6 +91,7 @@ def show_landing(sandbox: Sandbox, to: Path) -> Show:
         "land_images",
         {"task_ids": task_ids, "destination": str(to)},
         {f"land {task_id}": f"{task_id[:10]}…" for task_id in task_ids},
+        {f"{task_ids[PLANS.index(REFUSED)][:10]}…": REFUSED_ON_PURPOSE},
     )
 
 
@@ -96,6 +109,7 @@ def show_batch(sandbox: Sandbox, to: Path) -> Show:
         "run_batch",
         {"manifest": str(manifest), "destination": str(to)},
         {f"row {n}: {row['name']}": row["name"] for n, row in enumerate(rows, start=1)},
+        {rows[0]["name"]: LOST_ON_PURPOSE, "refused": REFUSED_ON_PURPOSE},
     )
 
 
@@ -122,6 +136,7 @@ def run_demo(to: Path, home: Path, *, keep: bool, batch: bool = False) -> None:
             }
             ui = environment["PREFECT_API_URL"].removesuffix("/api")
             run = asyncio.run(_run_and_watch(show, to, home, environment))
+            _say_what_was_staged(show)
             _say_what_next(to, batch=batch)
             if keep:
                 console.print(f"\nPrefect shows this run: {ui}/runs/flow-run/{run}")
@@ -189,7 +204,8 @@ def _draw(show: Show, to: Path, run: FlowRun | None, task_runs: list[TaskRun]) -
     table.add_column("s", justify="right", min_width=3)
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     by_name = {task_run.name: task_run for task_run in task_runs}
-    for name, label in show.task_runs.items():
+    for name, called in show.task_runs.items():
+        label = f"{escape(called)}{' [dim](staged)[/]' if called in show.staged else ''}"
         task_run = by_name.get(name)
         state = task_run.state if task_run else None
         state_name = state.name if state and state.name else "–"
@@ -210,18 +226,25 @@ async def _print_outcomes(prefect: PrefectClient, run: FlowRun) -> None:
     console.print(f"\n[bold]{escape(table.description or '')}[/]")
     for row in rows:
         if row["what happened"]:
-            who = row.get("name") or row["task"]
+            who = str(row.get("row") or row["task"])
             console.print(f"[red]{escape(who)}[/]  {escape(row['what happened'])}", soft_wrap=True)
+
+
+def _say_what_was_staged(show: Show) -> None:
+    console.print("\nStaged, to show what a failure looks like:")
+    for name, why in show.staged.items():
+        console.print(f"  {escape(name)}: {why}", soft_wrap=True)
 
 
 def _say_what_next(to: Path, *, batch: bool) -> None:
     console.print(f"\nThe images, and a receipt beside each: {to}", soft_wrap=True)
     if batch:
         console.print(f"What became of each row: {to / 'prompts.report.json'}", soft_wrap=True)
+        console.print(f"A gallery of them: {to / FIRST_PAGE}", soft_wrap=True)
     console.print(
         "Next, with the real API: export NANOBANANA_API_KEY, then\n"
-        "  nanobanana land TASK_ID --to FOLDER_OR_URL      without a Prefect run\n"
-        "  nanobanana save-key && prefect deploy --all     as Prefect deployments"
+        '  nanobanana generate "A banana" --to FOLDER_OR_URL    without a Prefect run\n'
+        "  nanobanana init                                      a folder to deploy from"
     )
     if not batch:
         console.print("`nanobanana demo --batch` shows a batch from a file of prompts.")

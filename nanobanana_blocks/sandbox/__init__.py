@@ -54,6 +54,8 @@ documented for sister products |
 | URLs under `info` instead of `response` (`urls_as`) | observed |
 | lists of URLs with gaps (`urls_as`); a task that record-info shows late (`invisible_seconds`) | \
 assumed |
+| pages from any origin may use API and images (CORS) | for the sandbox's users; the service's own \
+headers are not known |
 | unknown path: HTTP 404 with the framework's own JSON | observed |
 
 How to play what is not a setting of its own:

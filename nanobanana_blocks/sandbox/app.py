@@ -59,6 +59,10 @@ class SandboxApp:
         if path == "/sandbox" or path.startswith("/sandbox/"):
             await exchange.answer(await self._control.answer(exchange))
             return
+        exchange.opens_to_browsers = bool(exchange.header(b"origin"))
+        if exchange.method == "OPTIONS" and exchange.header(b"access-control-request-method"):
+            await exchange.answer_preflight()
+            return
         counts = self._state.counts
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)

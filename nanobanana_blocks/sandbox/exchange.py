@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 TRANSPORT = "nanobanana.transport"
 REQUEST_NUMBER = "nanobanana.request_number"
 
+OPEN_TO_BROWSERS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"retry-after"),
+)
+"""Headers by which a page from anywhere may read an answer; no cookies are sent or kept here."""
+
 
 class BreakableProtocol(H11Protocol):
     """uvicorn's HTTP protocol, with the connection's transport in the ASGI scope."""
@@ -66,6 +72,7 @@ class Exchange:
         self.query: bytes = scope["query_string"]
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.is_first_on_connection: bool = scope[REQUEST_NUMBER] == 1
+        self.opens_to_browsers = False
         self._transport: Transport = scope[TRANSPORT]
         self._receive = receive
         self._send = send
@@ -120,7 +127,20 @@ class Exchange:
         if length is not None:
             lines.append((b"content-length", b"%d" % length))
         lines.extend((name.encode(), value.encode()) for name, value in headers)
+        if self.opens_to_browsers:
+            lines.extend(OPEN_TO_BROWSERS)
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def answer_preflight(self) -> None:
+        """Let a browser send what it asks whether it may."""
+        wanted = self.header(b"access-control-request-headers").decode("latin-1")
+        headers = (
+            ("access-control-allow-methods", "GET, HEAD, POST"),
+            ("access-control-allow-headers", wanted or "authorization, content-type"),
+            ("access-control-allow-private-network", "true"),
+            ("access-control-max-age", "600"),
+        )
+        await self.answer(Answer(b"", headers=headers))
 
     async def piece(self, data: bytes) -> None:
         """Send a part of the body."""

@@ -224,9 +224,11 @@ def _greeting(sandbox: Sandbox, base_url: str) -> list[str]:
     return [
         "NanoBanana sandbox: a local stand-in for the API and its image host.",
         "No credits are spent here, and nothing is stored.",
-        f"  NANOBANANA_BASE_URL={base_url}",
-        f"  NANOBANANA_API_KEY={sandbox.api_key}",
-        f"  control: {sandbox.control_url}",
+        f"  export NANOBANANA_BASE_URL={base_url}",
+        f"  export NANOBANANA_API_KEY={sandbox.api_key}",
+        "Try it:",
+        f'  curl -H "Authorization: Bearer {sandbox.api_key}" {base_url}/api/v1/common/credit',
+        f"What it can be told to do: curl {sandbox.control_url}",
         "Press Ctrl-C to stop.",
     ]
 
