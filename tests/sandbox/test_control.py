@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -138,10 +139,14 @@ serve(port=0)
         line = process.stdout.readline()
         assert line, lines
         lines.append(line.strip())
-    settings = dict(line.split("=", 1) for line in lines if "=" in line)
+    pasted = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
+    settings = dict(line.split("=", 1) for line in pasted)
     control = SandboxControl(settings["NANOBANANA_BASE_URL"], settings["NANOBANANA_API_KEY"])
     assert control.stats().requests == {}
     control.close()
+    [curl] = [line for line in lines if line.startswith("curl ")]
+    told = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
+    assert json.loads(told.stdout)["data"] == 10_000
     assert any("No credits are spent" in line for line in lines)
     assert any(control.control_url in line for line in lines)
     process.send_signal(number)
