@@ -22,6 +22,10 @@ class WrongSize(Exception):
         return "it holds another number of bytes than was written"
 
 
+class Unsettled(Exception):
+    """Raised when the storage says that a folder is missing and, asked again, that it is there."""
+
+
 class CannotCreate(Exception):
     """Raised when the storage has no exclusive creation, although files can be written there."""
 
@@ -144,6 +148,7 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
 """What services say themselves: codes of S3 and its imitations, Azure, Google, SFTP, FTP, errno."""
 
 _SIGNS: dict[Cause, frozenset[object]] = {
+    Cause.FULL: frozenset({"InsufficientStorage"}),  # webdav4, for a 507
     Cause.NO_CREDENTIALS: frozenset(
         {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
     ),

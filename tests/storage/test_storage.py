@@ -697,7 +697,8 @@ async def test_a_broken_upload_publishes_nothing(s3: S3Server) -> None:
     proxy = await asyncio.start_server(forward_part, "127.0.0.1", 0)
     endpoint = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
     options = s3.options() | {"client_kwargs": {"endpoint_url": endpoint}}
-    async with opened("s3://bucket/broken", options, operation_seconds=2.0) as destination:
+    options["config_kwargs"] = {"retries": {"max_attempts": 1}}
+    async with opened("s3://bucket/broken", options, operation_seconds=60.0) as destination:
         with pytest.raises(StorageError):
             await destination.publish("a.png", bytes(5_000_000), "image/png")
     assert forwarded >= 10**6

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,12 +27,18 @@ import boto3
 import httpx
 import pytest
 
+from tests.support.file_servers import (
+    SECRET,
+    ftp_options,
+    ftp_server,
+    webdav_options,
+    webdav_server,
+)
 from tests.support.storage_servers import s3_server
 
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = base64.b64encode(b"a key that was made up for the tests").decode()
 AZURITE = Path(__file__).parent / "node_modules" / ".bin" / "azurite-blob"
-SECRET = "s3cr3t-access-key"
 
 
 @dataclass(frozen=True)
@@ -347,75 +352,44 @@ def openssh(folder: Path) -> Iterator[Kind]:
 
 @contextmanager
 def webdav(folder: Path) -> Iterator[Kind]:
-    pytest.importorskip("webdav4", reason="pip install 'webdav4[fsspec]'")
-    served = pytest.importorskip("wsgidav.wsgidav_app", reason="pip install wsgidav")
-    wsgi = pytest.importorskip("cheroot.wsgi", reason="pip install cheroot")
-    app = served.WsgiDAVApp(
-        {
-            "provider_mapping": {"/": str(folder)},
-            "simple_dc": {"user_mapping": {"*": {"ann": {"password": SECRET}}}},
-            "http_authenticator": {"accept_basic": True, "default_to_digest": False},
-            "logging": {"enable": False},
-            "verbose": 0,
-        }
-    )
-    server = wsgi.Server(("127.0.0.1", 0), app, numthreads=20)
-    server.prepare()
-    serving = threading.Thread(target=server.serve, daemon=True)
-    serving.start()
-
     def reached(host: str, port: int) -> tuple[str, dict[str, Any]]:
-        return "webdav://served", {"base_url": f"http://{host}:{port}", "auth": ("ann", SECRET)}
+        return "webdav://served", webdav_options(port, host)
 
-    url, options = reached("127.0.0.1", server.bind_addr[1])
-    yield Kind(
-        url,
-        options,
-        exclusive=False,
-        says_full=False,
-        replaces_at_once=False,
-        wrong=options | {"auth": ("ann", "s3cr3t-wrong")},
-        at_port=reached,
-        folder=folder / "served",
-    )
-    server.stop()
-    serving.join()
+    with webdav_server(folder) as port:
+        url, options = reached("127.0.0.1", port)
+        yield Kind(
+            url,
+            options,
+            exclusive=False,
+            says_full=False,
+            replaces_at_once=False,
+            wrong=options | {"auth": ("ann", "s3cr3t-wrong")},
+            at_port=reached,
+            folder=folder / "served",
+        )
 
 
 @contextmanager
 def ftp(folder: Path) -> Iterator[Kind]:
-    handlers = pytest.importorskip("pyftpdlib.handlers", reason="pip install pyftpdlib")
-    from pyftpdlib.authorizers import DummyAuthorizer
-    from pyftpdlib.servers import ThreadedFTPServer
-
     users = {"ann": "elradfmwMT", "nolist": "eradfmwMT", "noread": "eladfmwMT"}
     users |= {"nowrite": "elrMT", "nodelete": "elrafmwMT"}
-    authorizer = DummyAuthorizer()
-    for user, rights in users.items():
-        authorizer.add_user(user, SECRET, str(folder), perm=rights)
-    handler = type("Handler", (handlers.FTPHandler,), {"authorizer": authorizer})
-    server = ThreadedFTPServer(("127.0.0.1", 0), handler)
-    server.max_cons = 2000
-    serving = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.2}, daemon=True)
-    serving.start()
 
-    def reached(host: str, port: int, user: str = "ann") -> tuple[str, dict[str, Any]]:
-        return f"ftp://{host}:{port}/served", {"username": user, "password": SECRET}
+    def reached(host: str, port: int) -> tuple[str, dict[str, Any]]:
+        return f"ftp://{host}:{port}/served", ftp_options()
 
-    url, options = reached("127.0.0.1", server.address[1])
     (folder / "served").mkdir()
-    yield Kind(
-        url,
-        options,
-        exclusive=False,
-        says_full=False,
-        wrong=options | {"password": "s3cr3t-wrong"},
-        limited={user[2:]: options | {"username": user} for user in users if user != "ann"},
-        at_port=reached,
-        folder=folder / "served",
-    )
-    server.close_all()
-    serving.join()
+    with ftp_server(folder, users) as port:
+        url, options = reached("127.0.0.1", port)
+        yield Kind(
+            url,
+            options,
+            exclusive=False,
+            says_full=False,
+            wrong=ftp_options(password="s3cr3t-wrong"),
+            limited={user[2:]: ftp_options(user) for user in users if user != "ann"},
+            at_port=reached,
+            folder=folder / "served",
+        )
 
 
 KINDS = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanobanana_blocks.storage.backends.folder import Folder, temporary_name
+from nanobanana_blocks.storage.backends.ftp import FtpFolder
 from nanobanana_blocks.storage.backends.generic import (
     ACCEPT_PARTIAL_FILES,
-    FtpFolder,
     GenericFolder,
     WebdavFolder,
 )

@@ -28,7 +28,16 @@ class Folder(ABC):
     """How many operations it is asked to do at a time."""
 
     def __init__(self, threads: int = MAX_THREADS) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="nanobanana-storage")
+        self._threads = threads
+        self._executor = self._new_executor()
+
+    def _new_executor(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="nanobanana-storage")
+
+    def _renew_threads(self) -> None:
+        """Have what begins now not wait for what is under way; that ends by itself."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = self._new_executor()
 
     async def _in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         loop = asyncio.get_running_loop()

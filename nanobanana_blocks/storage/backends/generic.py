@@ -1,23 +1,31 @@
 """File systems that are neither object stores nor POSIX: renamed where that is known to hold.
 
+FTP is in a module of its own.
+
 What no rename is known of is refused, unless the user accepts by name that a reader, or a process
 killed while it writes, may meet part of a file.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote
+
+import anyio
 
 from nanobanana_blocks.errors import DestinationError
 from nanobanana_blocks.storage.backends.remote import RemoteFolder, close_quietly
-from nanobanana_blocks.storage.causes import CannotCreate, Cause
+from nanobanana_blocks.storage.causes import CannotCreate, Cause, Unsettled, WrongSize, has_sign
 from nanobanana_blocks.storage.locations import Location
 
 ACCEPT_PARTIAL_FILES = "accept_partial_files"
 """The storage option that accepts a backend without a known atomic write; never passed on to it."""
+
+MAX_LOOKS = 6
+LOOK_SECONDS = 0.05
+"""How often a renamed file is looked for, and the pause after the first time; it grows."""
 
 
 class GenericFolder(RemoteFolder):
@@ -55,12 +63,35 @@ class GenericFolder(RemoteFolder):
             return bool(await self._call("isdir", self._root))
         return False
 
+    async def list(self) -> dict[str, int]:
+        try:
+            return await super().list()
+        except Exception as error:
+            if Cause.of(error) is Cause.MISSING and await self._is_folder():
+                # A file that was being replaced was missed, not the folder.
+                raise Unsettled from None
+            raise
+
     async def write(self, name: str, data: bytes, media_type: str) -> None:  # noqa: ARG002 - no generic way
-        if self.renames:
-            await self._write_and_rename(name, data)
-        else:
-            await self._call("pipe_file", self._at(name), data)
-        await self._require_size(name, len(data))
+        if not self.renames:
+            await self._put(name, data)
+            await self._require_size(name, len(data))
+            return
+        await self._write_and_rename(name, data)
+        for attempt in range(1, MAX_LOOKS + 1):
+            if await self._has_size(name, len(data)):
+                return
+            # Another writer may be replacing it, which some servers do by deleting it first.
+            await anyio.sleep(LOOK_SECONDS * attempt)
+        raise WrongSize
+
+    async def _has_size(self, name: str, size: int) -> bool:
+        try:
+            return await self.size_of(name) == size
+        except Exception as error:
+            if Cause.of(error) is Cause.MISSING:
+                return False
+            raise
 
     async def create(self, *_: Any) -> bool:
         raise CannotCreate
@@ -79,51 +110,33 @@ class GenericFolder(RemoteFolder):
             return Cause.of(error) is not Cause.MISSING
 
 
-class FtpFolder(GenericFolder):
-    """FTP: one connection, which does one thing at a time."""
-
-    renames = True
-    width = 1
-
-    def __init__(self, location: Location, options: Mapping[str, Any]) -> None:
-        super().__init__(location, options, threads=1)
-
-    async def reconnect(self, failed: object) -> None:
-        await self._replace_connection(failed)
-
-    async def size_of(self, name: str) -> int | None:
-        try:
-            return await super().size_of(name)
-        except FileNotFoundError:
-            return None
-
-    async def read(self, name: str) -> bytes:
-        if await self.size_of(name) is None:
-            raise FileNotFoundError(name)
-        try:
-            return await super().read(name)
-        except FileNotFoundError:  # fsspec's word for every failure to read
-            raise PermissionError(name) from None
-
-    def _checked_url_options(self, from_url: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: unquote(value) if name in ("username", "password") else value
-            for name, value in from_url.items()
-        }
-
-    async def _close_connections(self, file_system: Any) -> None:
-        await close_quietly(file_system.ftp.close)
-
-
 class WebdavFolder(GenericFolder):
     """WebDAV, by webdav4."""
 
     renames = True
+    # httpx's own five seconds are little for a server that copies what it moves.
+    defaults = {"timeout": 30.0}  # noqa: RUF012 - read only
+
+    async def _put(self, name: str, data: bytes) -> None:
+        # The backend's own `pipe_file` makes the folder again each time.
+        upload = self._file_system.client.upload_fileobj
+        try:
+            await self._in_thread(upload, io.BytesIO(data), self._at(name), overwrite=True)
+        except Exception as error:
+            if has_sign(error, "HTTP 409") and not await self._is_folder():
+                raise FileNotFoundError(self._root) from None
+            raise
 
     async def _rename(self, temporary: str, name: str) -> None:
         # The backend's own `mv` copies; MOVE is one step of the server's.
         move = self._file_system.client.move
         await self._in_thread(move, self._at(temporary), self._at(name), overwrite=True)
+
+    def _options_for(self, file_system_class: Any) -> dict[str, Any]:
+        options = super()._options_for(file_system_class)
+        if isinstance(options.get("auth"), list):  # as JSON has it
+            options["auth"] = tuple(options["auth"])
+        return options
 
     async def _close_connections(self, file_system: Any) -> None:
         await close_quietly(file_system.client.http.close)

@@ -107,6 +107,12 @@ class RemoteFolder(Folder):
         return bytes(await self._call("cat_file", self._at(name)))
 
     async def delete(self, name: str) -> None:
+        await self._remove(name)
+
+    async def _put(self, name: str, data: bytes) -> None:
+        await self._call("pipe_file", self._at(name), data)
+
+    async def _remove(self, name: str) -> None:
         await self._call("rm_file", self._at(name))
 
     async def _write_and_rename(self, name: str, data: bytes) -> None:
@@ -121,7 +127,7 @@ class RemoteFolder(Folder):
         """Write `data` beside its final place, measure it, and return under which name."""
         temporary = temporary_name()
         try:
-            await self._call("pipe_file", self._at(temporary), data)
+            await self._put(temporary, data)
             await self._require_size(temporary, len(data))
         except Exception:
             await self._discard(temporary)
@@ -133,7 +139,7 @@ class RemoteFolder(Folder):
 
     async def _discard(self, name: str) -> None:
         with suppress(Exception):
-            await self._call("rm_file", self._at(name))
+            await self._remove(name)
 
     async def _require_size(self, name: str, size: int) -> None:
         if await self.size_of(name) != size:
