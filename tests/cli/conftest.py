@@ -19,5 +19,9 @@ def commands(prefect_server: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def nanobanana(commands: subprocess.Popen[str], tmp_path: Path, sandbox: Sandbox) -> Command:
-    return Command(commands, tmp_path, sandbox)
+def nanobanana(
+    commands: subprocess.Popen[str], tmp_path: Path, sandbox: Sandbox
+) -> Iterator[Command]:
+    command = Command(commands, tmp_path, sandbox)
+    yield command
+    command.close()

@@ -15,7 +15,6 @@ from nanobanana_blocks.flows.run_batch import run_batch
 from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from tests.support.command_line import Command
-from tests.support.until import block_until
 
 DONE = TaskPlan(seconds=0, media_type="image/png")
 
@@ -77,7 +76,7 @@ def test_interrupted_and_run_again(nanobanana: Command, sandbox: Sandbox, tmp_pa
     """Rule: Ctrl-C is exit code 130 and a last line; what was submitted is not paid for again."""
     sandbox.configure(submitted_task=TaskPlan(seconds=None))
     process = nanobanana.start("batch", "rows.csv", "--to", "./images", "--json")
-    block_until(lambda: sandbox.stats().requests.get("record-info", 0) > 1)
+    nanobanana.until(lambda: sandbox.stats().requests.get("record-info", 0) > 1)
     os.kill(process, signal.SIGINT)
     result = nanobanana.ended()
     assert (result.code, result.stdout) == (130, "")

@@ -17,7 +17,6 @@ from prefect.client.orchestration import get_client
 
 from nanobanana_blocks.sandbox import SIGNATURE_MARK, Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command, Result
-from tests.support.until import block_until
 
 NANOBANANA = Path(sys.executable).with_name("nanobanana")
 DONE = TaskPlan(seconds=0)
@@ -305,7 +304,7 @@ def test_interrupted(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> N
     sandbox.add_fault(Fault(kind="latency", on="record-info", task_id=never, seconds=0.01))
     process = nanobanana.start("land", done, never, "--to", "images", "--json")
     receipt = tmp_path / "images" / f"{done}.json"
-    block_until(receipt.exists)
+    nanobanana.until(receipt.exists)
     os.kill(process, signal.SIGINT)
     result = nanobanana.ended()
     assert (result.code, result.stdout) == (130, "")
@@ -417,7 +416,7 @@ def test_sandbox_says_what_it_is_and_stops_when_told(nanobanana: Command, tmp_pa
     """Rule: it says on start that no credits are spent and how to reach it; Ctrl-C ends it."""
     process = nanobanana.start("sandbox", "--port", "0", NANOBANANA_API_KEY="")
     output = tmp_path / "stdout"
-    block_until(lambda: output.exists() and "Ctrl-C" in output.read_text())
+    nanobanana.until(lambda: output.exists() and "Ctrl-C" in output.read_text())
     said = output.read_text().splitlines()
     [url] = [line.split("=")[1] for line in said if "NANOBANANA_BASE_URL" in line]
     assert "No credits are spent" in httpx.get(f"{url}/sandbox", trust_env=False).text

@@ -14,7 +14,6 @@ from nanobanana_blocks.batches.manifest.fields import OPTIONS
 from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command
-from tests.support.until import block_until
 
 DONE = TaskPlan(seconds=0, media_type="image/png")
 
@@ -74,7 +73,7 @@ def test_an_interrupted_wait_is_gone_on_with(
     """Rule: Ctrl-C is one line and exit code 130; the same command then pays nothing more."""
     sandbox.configure(submitted_task=TaskPlan(seconds=None))
     process = nanobanana.start("generate", "a", "--to", "images", "--timeout", "600")
-    block_until(lambda: sandbox.stats().requests.get("record-info", 0) > 0)
+    nanobanana.until(lambda: sandbox.stats().requests.get("record-info", 0) > 0)
     os.kill(process, signal.SIGINT)
     result = nanobanana.ended()
     assert (result.code, result.stdout) == (130, "")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanobanana_blocks.sandbox import Sandbox
+from tests.support.until import block_until
 
 FORKS_COMMANDS = """
 import json, os, signal, sys, traceback
@@ -75,6 +77,7 @@ class Command:
             "NANOBANANA_BASE_URL": sandbox.base_url,
         }
         self._secrets = [sandbox.api_key]
+        self._running: int | None = None
 
     def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> Result:
         """Run to the end; no output may hold a key or a traceback."""
@@ -96,15 +99,37 @@ class Command:
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(command) + "\n")
         self._server.stdin.flush()
-        return self._line()
+        self._running = self._line()
+        return self._running
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the started command has brought something about; fail where it ends first."""
+        block_until(lambda: condition() or self._has_ended())
+        if not condition():
+            raise AssertionError(f"it ended before: {self.ended()}")
 
     def ended(self) -> Result:
         code = self._line()
+        self._running = None
         stdout, stderr = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
         assert "Traceback" not in stdout + stderr, stderr
         for secret in filter(None, self._secrets):
             assert secret not in stdout + stderr
         return Result(code, stdout, stderr)
+
+    def close(self) -> None:
+        """End what a failed test left running, so that the next one finds the server free."""
+        if self._running is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._running, signal.SIGKILL)
+            self._line()
+
+    def _has_ended(self) -> bool:
+        try:
+            os.kill(self._running or 0, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
     def _line(self) -> int:
         assert self._server.stdout is not None
