@@ -44,7 +44,8 @@ async def test_a_batch_is_one_asset(prefect_api: str, sandbox: Sandbox, tmp_path
     folder.mkdir()
     await batch_in(folder, sandbox)
     prefix = f"file://{str(folder).replace(' ', '_')}"
-    found = await until(lambda: asset_events_of(prefect_api, prefix))
+    await until(lambda: len(asset_events_of(prefect_api, prefix)) >= 2)
+    found = asset_events_of(prefect_api, prefix)
     by_name = {event["event"]: event for event in found}
     assert len(found) == 2
     made = by_name["prefect.asset.materialization.succeeded"]
