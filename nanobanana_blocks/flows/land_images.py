@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from nanobanana_blocks.api.schedule import PollPolicy
@@ -13,6 +12,7 @@ from nanobanana_blocks.orchestration.observability.artifacts import publish_repo
 from nanobanana_blocks.orchestration.observability.progress import showing_progress
 from nanobanana_blocks.orchestration.observability.wakeups import waking_on_callbacks
 from nanobanana_blocks.orchestration.runs.landing_runs import land_in_task_runs, opening_lander
+from nanobanana_blocks.orchestration.runs.parameters import bounded_flow
 from nanobanana_blocks.orchestration.runs.sync import sync_flow
 from nanobanana_blocks.storage.locations import redact
 
@@ -28,7 +28,7 @@ def name_run() -> str:
     return f"{what} to {redact(parameters['destination'])}"
 
 
-@flow(name="land-images", flow_run_name=name_run)
+@bounded_flow(name="land-images", flow_run_name=name_run)
 async def land_images(
     task_ids: list[str] | str,
     destination: str = "images",

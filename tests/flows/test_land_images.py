@@ -64,6 +64,17 @@ async def test_lands_and_reports(sandbox: Sandbox, tmp_path: Path) -> None:
     assert sandbox.stats().images_served == dict.fromkeys(task_ids, 1)
 
 
+async def test_more_ids_than_a_run_takes(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: said in one line, with what to do; Prefect's answer would repeat them all."""
+    task_ids = [f"{number:032x}" for number in range(20_000)]
+    with pytest.raises(errors.InvalidInput) as caught:
+        await land_images(task_ids, str(tmp_path))
+    assert str(caught.value).startswith("task_ids: the parameters of a run may take 524,288 bytes")
+    assert "file" in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert sandbox.stats().requests == {}
+
+
 async def test_what_the_ui_shows(sandbox: Sandbox, tmp_path: Path) -> None:
     """A run says in its name, task runs, table, progress and contact sheet what it did."""
     good = sandbox.add_tasks([TaskPlan(seconds=0)] * 3)
