@@ -28,7 +28,7 @@ class BoundedFlow(Flow[P, R]):
         if 0 < limit < sum(sizes.values()):
             largest = max(sizes, key=lambda name: sizes[name])
             raise InvalidInput(
-                f"{largest}: the parameters of a run may take {limit:,} bytes as JSON, and it alone "
+                f"{largest}: the parameters of a run may take {limit:,} bytes as JSON, and this "
                 f"takes {sizes[largest]:,}. Put it into a file, and give the file's path or URL."
             )
         return serialized
