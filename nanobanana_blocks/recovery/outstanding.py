@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from nanobanana_blocks.batches.ledger import AttemptState, Ledger, SubmissionAttempt, open_ledger
-from nanobanana_blocks.errors import UnknownTask
+from nanobanana_blocks.errors import GenerationFailed, NanoBananaError, UnknownTask
 from nanobanana_blocks.landing.lander import Lander, Placement
 from nanobanana_blocks.landing.naming import receipt_name
 from nanobanana_blocks.landing.receipt import read_receipt
@@ -22,8 +22,9 @@ from nanobanana_blocks.storage.destination import Destination, StorageLocation
 FindCallbacks = Callable[[Sequence[str], datetime], Awaitable[dict[str, str]]]
 """Takes job keys and since when; gives the tasks that callbacks named for them, by job key."""
 
-UNKNOWN_FOR = timedelta(days=1)
-"""How long a task may be unknown to the API, as with a wrong key, before it is dropped."""
+DOUBTED_FOR = timedelta(days=1)
+"""How long a task is asked about again that the API does not know, as with another account's key,
+or of which only a code of the envelope says that it has ended."""
 
 
 class OutstandingTasks:
@@ -47,7 +48,7 @@ class OutstandingTasks:
         self._ledger = ledger
         self._find_callbacks = find_callbacks
         self._entries: dict[str, SubmissionAttempt] = {}
-        self._announced: dict[str, datetime] = {}
+        self._since: dict[str, datetime] = {}
 
     async def find(self, destination: Destination, older_than: float) -> None:
         """Find what has been outstanding for longer than `older_than` seconds.
@@ -60,17 +61,15 @@ class OutstandingTasks:
         await self._ledger.load()
         await self._recover(older_than)
         self._entries = {e.task_id: e for e in self._ledger.entries() if e.task_id}
-        self._announced = {
-            task.task_id: task.announced_at for task in await self._pending.older_than(0)
-        }
-        self.is_used = bool(in_storage or self._announced or self._ledger.entries())
+        announced = {task.task_id: task.announced_at for task in await self._pending.older_than(0)}
+        self.is_used = bool(in_storage or announced or self._ledger.entries())
         submitted = await self._submitted_without_receipt(destination, in_storage)
-        since = self._announced | submitted
+        self._since = announced | submitted
         latest = _now() - timedelta(seconds=older_than)
         self.tasks = {
-            task_id: self._placement(task_id) for task_id, at in since.items() if at <= latest
+            task_id: self._placement(task_id) for task_id, at in self._since.items() if at <= latest
         }
-        self.younger = len(since) - len(self.tasks)
+        self.younger = len(self._since) - len(self.tasks)
 
     async def _submitted_without_receipt(
         self, destination: Destination, in_storage: set[str]
@@ -118,11 +117,10 @@ class OutstandingTasks:
         if not outcome.is_settled:
             return
         error = landing.errors.get(outcome.task_id)
+        if _is_doubtful(error) and _now() - self._since[outcome.task_id] < DOUBTED_FOR:
+            return
         if entry := self._entries.get(outcome.task_id):
             await self._ledger.ended(entry, error)
-        announced_at = self._announced.get(outcome.task_id)
-        if isinstance(error, UnknownTask) and announced_at and _now() - announced_at < UNKNOWN_FOR:
-            return
         await self._pending.settle(outcome.task_id)
 
     async def _recover(self, older_than: float) -> None:
@@ -139,6 +137,10 @@ class OutstandingTasks:
         for job_key, task_id in found.items():
             await self._ledger.submitted(unanswered[job_key], task_id)
         self.unconfirmed = len(unanswered) - len(found)
+
+
+def _is_doubtful(error: NanoBananaError | None) -> bool:
+    return isinstance(error, UnknownTask) or (isinstance(error, GenerationFailed) and error.by_code)
 
 
 def _is_receipt_of(entry: SubmissionAttempt, content: bytes | None) -> bool:

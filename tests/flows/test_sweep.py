@@ -55,7 +55,7 @@ class TestSweep:
         assert set(sandbox.stats().looks.values()) == {1}
         assert await self.awaited(tmp_path) == [running, "unknown"]
         assert (tmp_path / f"{done}.json").exists()
-        monkeypatch.setattr(outstanding, "UNKNOWN_FOR", timedelta(0))
+        monkeypatch.setattr(outstanding, "DOUBTED_FOR", timedelta(0))
         await sweep(str(tmp_path), older_than=0)
         assert await self.awaited(tmp_path) == [running]
 
@@ -88,6 +88,43 @@ class TestSweep:
         assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {task_id: "failed"}
         assert await self.awaited(tmp_path) == [task_id]
         assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {task_id: "landed"}
+
+    @pytest.mark.parametrize("kind", ["envelope", "unknown"])
+    async def test_a_doubtful_end_of_a_row_is_asked_about_again(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        """What only a code of the envelope says, or another account's key, writes nothing off."""
+        task_id = sandbox.add_task(TaskPlan(seconds=0))
+        asked = task_id if kind == "envelope" else "of-another-account"
+        self.submitted(tmp_path, [asked])
+        sandbox.add_fault(Fault(kind="body-code", code=501, count=1))
+        assert self.statuses(await sweep(str(tmp_path), older_than=0)) == {asked: "failed"}
+        again = await sweep(str(tmp_path), older_than=0)
+        landed = "landed" if kind == "envelope" else "failed"
+        assert self.statuses(again) == {asked: landed}
+        monkeypatch.setattr(outstanding, "DOUBTED_FOR", timedelta(0))
+        await sweep(str(tmp_path), older_than=0)
+        assert (await sweep(str(tmp_path), older_than=0)).outcomes == []
+
+    def submitted(self, folder: Path, task_ids: list[str]) -> None:
+        """Have a ledger tell of one row, submitted an hour ago, an attempt a task."""
+        made = datetime.now(UTC) - timedelta(hours=1)
+        ledger = folder / ".nanobanana/ledger"
+        ledger.mkdir(parents=True)
+        for attempt, task_id in enumerate(task_ids, start=1):
+            entry = SubmissionAttempt(
+                key="fig",
+                attempt=attempt,
+                digest="d",
+                name="fig",
+                endpoint=Endpoint.GENERATE,
+                credits=4,
+                job_key=f"job-{attempt}",
+                reserved_at=made,
+                state=AttemptState.SUBMITTED,
+                task_id=task_id,
+            )
+            (ledger / f"fig.{attempt}.json").write_text(entry.model_dump_json(exclude_none=True))
 
     @pytest.mark.parametrize("broken", [1, 2])
     async def test_a_broken_place_does_not_stop_the_others(
@@ -126,23 +163,7 @@ class TestSweep:
     ) -> None:
         """A receipt of an earlier attempt does not settle a row, and one of the last does."""
         first, second = sandbox.add_tasks([TaskPlan(seconds=0)] * 2)
-        made = datetime.now(UTC) - timedelta(hours=1)
-        ledger = tmp_path / ".nanobanana/ledger"
-        ledger.mkdir(parents=True)
-        for attempt, task_id in ((1, first), (2, second)):
-            entry = SubmissionAttempt(
-                key="fig",
-                attempt=attempt,
-                digest="d",
-                name="fig",
-                endpoint=Endpoint.GENERATE,
-                credits=4,
-                job_key=f"job-{attempt}",
-                reserved_at=made,
-                state=AttemptState.SUBMITTED,
-                task_id=task_id,
-            )
-            (ledger / f"fig.{attempt}.json").write_text(entry.model_dump_json(exclude_none=True))
+        self.submitted(tmp_path, [first, second])
         async with (
             NanoBananaClient(sandbox.api_key, sandbox.base_url) as client,
             await Destination.open(str(tmp_path)) as destination,
