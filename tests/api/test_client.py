@@ -216,9 +216,9 @@ def test_retry_after_as_a_date_to_come() -> None:
 
 async def test_requests_held_up_do_not_burst_past_the_budget(sandbox: Sandbox) -> None:
     """Rule: the budget is kept where requests are sent: waiting for a connection saves up none."""
-    sandbox.configure(rate_limits=(RateLimit(requests=25, per_seconds=0.25),))
-    task_ids = sandbox.add_tasks([DONE] * 60)
-    sandbox.add_fault(Fault(kind="latency", on="record-info", seconds=0.8, count=8))
+    sandbox.configure(rate_limits=(RateLimit(requests=100, per_seconds=1.0),))
+    task_ids = sandbox.add_tasks([DONE] * 200)
+    sandbox.add_fault(Fault(kind="latency", on="record-info", seconds=1.6, count=8))
     budget = RequestBudget(50)
     async with NanoBananaClient(sandbox.api_key, sandbox.base_url, budget=budget) as client:
         await asyncio.gather(*map(client.get_task_details, task_ids), return_exceptions=True)
@@ -374,9 +374,9 @@ async def test_blanks_around_a_key_do_not_matter(sandbox: Sandbox) -> None:
 
 async def test_waits_share_one_waiter_its_connections_and_the_budget(sandbox: Sandbox) -> None:
     """Rule: two hundred waits are one waiter, few connections, and no request past the budget."""
-    sandbox.configure(rate_limits=(RateLimit(requests=200, per_seconds=0.5),))
+    sandbox.configure(rate_limits=(RateLimit(requests=400, per_seconds=1.0),))
     task_ids = sandbox.add_tasks([TaskPlan(seconds=0.3)] * 200)
-    policy = PollPolicy(mode="fixed", interval_seconds=0.3, requests_per_second=300)
+    policy = PollPolicy(mode="fixed", interval_seconds=0.3, requests_per_second=200)
     async with NanoBananaClient(sandbox.api_key, sandbox.base_url) as client:
         assert client.waiter(policy) is client.waiter(policy.model_copy())
         before = len(asyncio.all_tasks())

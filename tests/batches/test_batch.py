@@ -424,7 +424,7 @@ async def test_429s_are_ridden_out_without_a_second_payment(
 ) -> None:
     """Submits that are refused for their rate are sent again; each row is billed once."""
     sandbox.configure(
-        rate_limits=(RateLimit(on="submit", requests=3, per_seconds=0.5, retry_after=True),)
+        rate_limits=(RateLimit(on="submit", requests=3, per_seconds=2.0, retry_after=True),)
     )
     outcomes = await run(sandbox, tmp_path, prompts(8))
     assert statuses(outcomes) == ["landed"] * 8

@@ -393,7 +393,7 @@ async def test_a_pause_longer_than_the_time_left(sandbox: Sandbox, api: NanoBana
 async def test_many_submits_adapt_to_a_limit(sandbox: Sandbox, api: NanoBananaClient) -> None:
     """Rule: submits past an account's limit slow down until all are made, each billed once."""
     sandbox.configure(
-        rate_limits=(RateLimit(on="submit", requests=8, per_seconds=0.2),),
+        rate_limits=(RateLimit(on="submit", requests=5, per_seconds=1.0),),
         submitted_task=TaskPlan(seconds=None),
     )
     task_ids = await asyncio.gather(*[api.submit(CLASSIC) for _ in range(30)])

@@ -956,7 +956,7 @@ async def test_the_budget_keeps_below_the_services_limit(sandbox: Sandbox, tmp_p
     """Rule: with a budget below the service's limit, 300 tasks never see a 429."""
     sandbox.configure(rate_limits=(RateLimit(requests=200, per_seconds=1.0),), image_bytes=2_000)
     task_ids = sandbox.add_tasks([DONE] * 300)
-    poll = QUICK.model_copy(update={"requests_per_second": 160.0})
+    poll = QUICK.model_copy(update={"requests_per_second": 100.0})
     outcomes = await land(sandbox, task_ids, tmp_path, poll=poll, timeout=60)
     assert {outcome.status for outcome in outcomes} == {LandingStatus.LANDED}
     assert sandbox.stats().rate_limited == 0
