@@ -12,7 +12,6 @@ Run ``python -m benchmarks.batch``; ``--smoke`` is a quick check that it works.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import secrets
@@ -26,9 +25,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks.polling import goal
+from benchmarks.goals import at_least, at_most, begin, counts
 from benchmarks.prefect_server import prefect_server
-from benchmarks.processes import interrupt_on_sigterm
 from benchmarks.sandbox_process import sandbox_process
 from benchmarks.workers import deploy, workers
 from nanobanana_blocks import NanoBananaClient, PollPolicy
@@ -164,9 +162,9 @@ def measure_shards(rows: int, shards: int, rate: int, speed: float) -> None:
         first, last = at_work[0], at_work[-1]
         use = (last.requests - first.requests) / (rate * (last.at - first.at))
         print(f"  {last.requests - first.requests:,} requests while rows waited to be submitted")
-        goal(f"budget use {use:.0%} >= {LEAST_USE:.0%}", met=use >= LEAST_USE)
-    goal(f"{report.counts['landed']:,} rows landed", met=report.counts["landed"] == rows)
-    goal(f"{stats.rate_limited} requests beyond the budget", met=stats.rate_limited == 0)
+        at_least("budget used while rows wait to be submitted", use, LEAST_USE)
+    counts("rows landed", report.counts["landed"], rows)
+    counts("requests beyond the budget", stats.rate_limited, 0)
 
 
 class ForgetfulLedger(Ledger):
@@ -219,15 +217,11 @@ def measure_ledger(count: int, pairs: int, speed: float) -> None:
             ratios.append(kept / without)
     spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"\n{count:,} rows in one process, ample budget: with the ledger / without: {spread}")
-    ratio = median(ratios)
-    goal(f"wall {ratio:.2f}x <= {MAX_LEDGER}x", met=ratio <= MAX_LEDGER)
+    at_most("wall with the ledger / without", median(ratios), MAX_LEDGER, "x")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="few rows, too few to judge")
-    smoke = parser.parse_args().smoke
-    interrupt_on_sigterm()
+    smoke = begin(__doc__, "few rows").smoke
     if smoke:
         measure_ledger(40, 1, 10 * SPEED)
         measure_shards(20, 2, 100, 10 * SPEED)

@@ -5,12 +5,11 @@ is the load: 50 connections, one callback in flight on each, over plain asyncio 
 client would cost more than the servers. The receiver forwards nothing (PREFECT_API_URL is not
 set), so that what is measured is acknowledgement and what it costs to keep 100,000 callbacks.
 
-Run ``python benchmarks/callbacks.py``; ``--smoke`` is a quick check that it works.
+Run ``python -m benchmarks.callbacks``; ``--smoke`` is a quick check that it works.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -34,6 +33,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+
+from benchmarks.goals import at_least, at_most, begin
+from benchmarks.processes import ROOT
 
 CONNECTIONS = 50
 STEADY_RATE = 300.0
@@ -108,8 +110,9 @@ def server(kind: str, folder: Path) -> Iterator[Served]:
     environment["PREFECT_HOME"] = str(folder)
     with (folder / f"{kind}.log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, __file__, "--serve", kind, str(folder)],
+            [sys.executable, "-m", "benchmarks.callbacks", "--serve", kind, str(folder)],
             env=environment,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=log,
         )
@@ -177,6 +180,7 @@ def measure(folder: Path, rounds: list[int]) -> None:
     print(f"bare application   {reference}")
     numbers, total = count(), 0
     with server("receiver", folder) as receiver:
+        at_first = receiver.megabytes
         print(f"receiver           memory at start {receiver.megabytes:.1f} MB")
         for size in rounds:
             cpu = receiver.cpu_seconds
@@ -191,10 +195,14 @@ def measure(folder: Path, rounds: list[int]) -> None:
                 f"                   {found.rate / reference.rate:.2f} of the bare rate, "
                 f"{found.p99 / reference.p99:.1f} × its p99"
             )
+        growth = receiver.megabytes - at_first
         steady = asyncio.run(load(receiver.url, numbers, 3 * rounds[0] // 10, rate=STEADY_RATE))
         repeated = asyncio.run(load(receiver.url, count(), rounds[0]))
     print(f"at a steady rate   {steady}")
     print(f"the same repeated  {repeated}")
+    bare = f"{reference.rate:,.0f}/s, only answering"
+    at_least("callbacks a second / a bare server's", found.rate / reference.rate, 0.4, plain=bare)
+    at_most(f"memory that {total:,} callbacks add", growth, 20, " MB")
 
 
 def pin_to(core: int) -> bool:
@@ -205,19 +213,16 @@ def pin_to(core: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--smoke", action="store_true", help="a quick check that it works")
-    parser.add_argument("--serve", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    pinned = pin_to(1 if arguments.serve else 0)
-    if arguments.serve:
-        kind, folder = arguments.serve
+    if sys.argv[1:2] == ["--serve"]:
+        pin_to(1)
+        _, _, kind, folder = sys.argv
         serve_bare() if kind == "bare" else serve_receiver(folder)
         return
-    cores = "a core each" if pinned else "cores not pinned"
+    smoke = begin(__doc__, "1,000 callbacks").smoke
+    cores = "a core each" if pin_to(0) else "cores not pinned"
     print(f"{CONNECTIONS} connections; server and load: {cores}")
-    with tempfile.TemporaryDirectory(prefix="nanobanana-callbacks-") as folder:
-        measure(Path(folder), [1_000] if arguments.smoke else [10_000, 90_000])
+    with tempfile.TemporaryDirectory(prefix="nanobanana-callbacks-") as temporary:
+        measure(Path(temporary), [1_000] if smoke else [10_000, 90_000])
 
 
 if __name__ == "__main__":

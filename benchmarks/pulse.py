@@ -16,9 +16,9 @@ STALLS_KEPT = 4
 
 
 class Stall(NamedTuple):
-    """How late a timer came, when, and the CPU that the loop's own thread spent meanwhile.
+    """How late a timer came, when, and the CPU that this process spent meanwhile, at most as much.
 
-    All in seconds; what is not CPU of that thread went to other threads and other processes.
+    All in seconds; what is not CPU of this process went to other processes.
     """
 
     late: float
@@ -41,10 +41,11 @@ class Pulse:
     async def beat(self) -> None:
         process, began = psutil.Process(), time.monotonic()
         for tick in itertools.count():
-            wall, busy = time.monotonic(), time.thread_time()
+            wall, busy = time.monotonic(), time.process_time()
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            stall = Stall(now - wall - TICK_SECONDS, now - began, time.thread_time() - busy)
+            late = now - wall - TICK_SECONDS
+            stall = Stall(late, now - began, min(late, time.process_time() - busy))
             self.stalls = heapq.nlargest(STALLS_KEPT, [*self.stalls, stall])
             if tick % TICKS_PER_SAMPLE == 0:
                 self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)

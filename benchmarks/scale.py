@@ -16,15 +16,14 @@ Run ``python -m benchmarks.scale``; ``--smoke`` is a quick check that it works.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.crowd import Job
-from benchmarks.polling import goal
+from benchmarks.goals import at_most, begin, counts
 from benchmarks.prefect_server import prefect_server
-from benchmarks.processes import interrupt_on_sigterm, measure
+from benchmarks.processes import measure
 from benchmarks.pulse import Stall
 from benchmarks.sandbox_process import sandbox_process
 from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
@@ -58,21 +57,14 @@ def report(through: str, crowd: Crowd, row: dict[str, Any]) -> None:
     print(f"  {row['landed']:,} landed in {row['seconds']:.0f} s, {row['looks_received']:,} looks")
     print(f"  one task alone: stall {row['first_stalls'][0][0]:.3f} s, {first_megabytes:.0f} MB")
     for stall in stalls:
-        print(
-            f"  stall of {stall.late:.3f} s at {stall.at:.0f} s; "
-            f"CPU of the loop's thread in it: {stall.busy:.3f} s"
-        )
-    goal(
-        f"looks that never arrived (PoolTimeout or worse): {lost}; image requests beside one for "
-        f"each image: {row['images_asked_for'] - row['landed']}",
-        met=lost == 0 and row["images_asked_for"] == row["landed"] == crowd.tasks,
-    )
-    goal(f"requests beyond the budget: {row['rate_limited']}", met=row["rate_limited"] == 0)
-    goal(
-        f"longest stall {stalls[0].late:.3f} s < {MAX_STALL_SECONDS} s",
-        met=stalls[0].late < MAX_STALL_SECONDS,
-    )
-    goal(f"resident {megabytes:.0f} MB <= {MAX_MEGABYTES} MB", met=megabytes <= MAX_MEGABYTES)
+        print(f"  stall of {stall.late:.3f} s at {stall.at:.0f} s; CPU in it {stall.busy:.3f} s")
+    counts(f"{through}: images landed", row["landed"], crowd.tasks)
+    counts(f"{through}: images asked for", row["images_asked_for"], crowd.tasks)
+    counts(f"{through}: looks that never arrived (PoolTimeout or worse)", lost, 0)
+    at_most(f"{through}: requests beyond the budget", row["rate_limited"], 0)
+    busy = max(stall.busy for stall in stalls)
+    at_most(f"{through}: longest stall, CPU in it", busy, MAX_STALL_SECONDS, " s")
+    at_most(f"{through}: resident", megabytes, MAX_MEGABYTES, " MB")
 
 
 def run_row(
@@ -96,10 +88,7 @@ def run_row(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="few tasks, too few to judge")
-    smoke = parser.parse_args().smoke
-    interrupt_on_sigterm()
+    smoke = begin(__doc__, "few tasks").smoke
     crowd = Crowd(200, 100, 1.0) if smoke else Crowd(10_000, 250, 10.0)
     limit = RateLimit(
         requests=IN_FLIGHT, per_seconds=IN_FLIGHT / crowd.budget, algorithm="token-bucket"

@@ -14,7 +14,6 @@ Run ``python -m benchmarks.waking``; ``--smoke`` is a quick check that it works.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import subprocess
@@ -29,9 +28,9 @@ from typing import Any
 
 import httpx
 
-from benchmarks.polling import goal
+from benchmarks.goals import at_most, begin, counts, holds
 from benchmarks.prefect_server import prefect_server
-from benchmarks.processes import ROOT, ending, interrupt_on_sigterm, measure
+from benchmarks.processes import ROOT, ending, measure
 from benchmarks.sandbox_process import sandbox_process
 from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
@@ -91,11 +90,11 @@ def fair_round(
             for n in range(tasks)
         ]
     )
-    counts = run_flow(task_ids, folder, environment)
+    landed = run_flow(task_ids, folder, environment)
     p95, looks = report_on(sandbox, task_ids, folder)
-    goal(f"landed {counts['landed']} of {tasks}", met=counts["landed"] == tasks)
-    goal(f"lag p95 {p95:.2f} s <= 1.0 s", met=p95 <= 1.0)
-    goal(f"looks at a task {looks} <= 2", met=looks <= 2)
+    counts("images landed", landed["landed"], tasks)
+    at_most("lag p95", p95, 1.0, " s")
+    at_most("looks at a task", looks, 2)
 
 
 def foul_round(
@@ -118,16 +117,16 @@ def foul_round(
     dice.shuffle(posts)
     poster = threading.Timer(START_SECONDS + 1, lambda: asyncio.run(_post_all(posts)))
     poster.start()
-    counts = run_flow(task_ids, folder, environment)
+    landed = run_flow(task_ids, folder, environment)
     poster.join()
     report_on(sandbox, task_ids, folder)
     files = sorted(path.name for path in folder.iterdir())
     wanted = sorted(f"{task_id}.{kind}" for task_id in task_ids for kind in ("jpg", "json"))
     all_served = sandbox.stats().images_served
     served = {task_id: all_served.get(task_id, 0) for task_id in task_ids}
-    goal(f"landed {counts['landed']} of {tasks}", met=counts["landed"] == tasks)
-    goal("each once", met=served == dict.fromkeys(task_ids, 1))
-    goal("nothing forged had an effect", met=files == wanted)
+    counts("images landed in spite of forged callbacks", landed["landed"], tasks)
+    holds("each fetched once", met=served == dict.fromkeys(task_ids, 1))
+    holds("nothing forged had an effect", met=files == wanted)
 
 
 async def _post_all(posts: list[tuple[str, str]]) -> None:
@@ -143,10 +142,7 @@ async def _post_all(posts: list[tuple[str, str]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.partition("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="few tasks, too few to judge")
-    tasks = 5 if parser.parse_args().smoke else 100
-    interrupt_on_sigterm()
+    tasks = 5 if begin(__doc__, "few tasks").smoke else 100
     print("Waking: callbacks and a waiting flow, with a real Prefect server and receiver")
     with (
         tempfile.TemporaryDirectory(prefix="nanobanana-waking-") as temporary,

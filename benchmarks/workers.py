@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+import httpx
+
 from benchmarks.processes import ROOT, ending
 
 POOL = "nanobanana"
@@ -32,7 +34,10 @@ def prefect(*arguments: str, environment: Mapping[str, str]) -> str:
 
 
 def deploy(environment: Mapping[str, str]) -> None:
-    """Deploy everything to a process work pool."""
+    """Deploy everything to a process work pool, unless that has been done."""
+    deployment = f"{environment['PREFECT_API_URL']}/deployments/name/run-batch/on-demand"
+    if httpx.get(deployment, timeout=30, trust_env=False).is_success:
+        return
     prefect(
         *("work-pool", "create", POOL, "--type", "process", "--overwrite"), environment=environment
     )
