@@ -84,7 +84,7 @@ def _judge(
 ) -> None:
     verdict = NOT_JUDGED if _Size.is_smoke else MET if met else MISSED
     measured_text = f"{shown(measured)}{unit}"
-    _tell(Figure(what, measured_text, f"{sign} {limit:,g}{unit}", plain, verdict))
+    _tell(Figure(what, measured_text, f"{sign} {limit:,.4g}{unit}", plain, verdict))
 
 
 def shown(number: float) -> str:

@@ -56,14 +56,17 @@ class PollPlanner:
         if not self._is_adaptive:
             return wait.after_answer(details, now, schedule), []
         wait.learn_age(details, now)
+        was_serial = self.is_serial
         if not details.status.is_final:
             self._turns.pending(wait, wait.sent_at)
-        was_serial = self.is_serial
-        in_turn = _InTurn(self._turns, schedule, wait, now) if was_serial else schedule
+        in_turn = _InTurn(self._turns, schedule, wait, now) if self.is_serial else schedule
         verdict = wait.after_answer(details, now, in_turn)
-        if isinstance(verdict, Ended):
-            return verdict, self._after_end(wait, details, now, was_serial=was_serial)
-        return verdict, []
+        changed = self._after_end(wait, details, now) if isinstance(verdict, Ended) else []
+        if was_serial and not self.is_serial:
+            return verdict, self._turns.in_order()
+        if self.is_serial and not was_serial:
+            changed = self._turns.in_order()
+        return verdict, [other for other in changed if other is not wait]
 
     def after_error(
         self, wait: Wait, error: NanoBananaError, now: float, *, was_heard: bool
@@ -76,6 +79,8 @@ class PollPlanner:
         delay = self._turns.delay(wait, now) if self.is_serial else None
         if delay is None:
             delay = self.schedules.of(wait.kind).next_delay(now - wait.born)
+        elif not self._turns.is_first(wait):
+            delay = max(0.0, delay - (now - wait.sent_at))
         return now + delay
 
     def forget(self, wait: Wait) -> None:
@@ -92,17 +97,13 @@ class PollPlanner:
         self.schedules.go_on_from(together)
         self._turns.go_on_from(together.turn, together.serial)
 
-    def _after_end(
-        self, wait: Wait, details: TaskDetails, now: float, *, was_serial: bool
-    ) -> list[Wait]:
+    def _after_end(self, wait: Wait, details: TaskDetails, now: float) -> list[Wait]:
         changed = self._turns.ended(
             wait,
             wait.sent_at,
             lambda other: self.schedules.of(other.kind).hazard_at(now - other.born),
             told=wait.told_end(details),
         )
-        if was_serial and not self.is_serial:
-            return self._turns.in_order()
         return changed if self.is_serial else []
 
 

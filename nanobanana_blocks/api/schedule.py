@@ -92,7 +92,11 @@ class PollPolicy(BaseModel):
         ge=0.01,
         le=3600.0,
         title="Longest interval (seconds)",
-        description="Adaptive mode: the longest time between two polls of the same task.",
+        description=(
+            "Adaptive mode: the longest time between two polls of the same task; up to three times "
+            "that for a task that has others before it, where the service works on one after the "
+            "other."
+        ),
     )
     interval_seconds: float = Field(
         default=DOCUMENTED_INTERVAL_SECONDS,

@@ -9,35 +9,48 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable
 
 from nanobanana_blocks.api.hazard import Evidence
 from nanobanana_blocks.api.schedule import PollPolicy, PollSchedule
 from nanobanana_blocks.api.wait_state import Wait
 
-SURE = 2.0
+SURE = 2.5
 """Log odds from which on tasks are taken to be worked on in turn."""
 
 _MAX_LOG_ODDS = 5.0
 _KEPT = 0.97
 _MAX_EVIDENCE = 3.0
+_MAX_EVIDENCE_OF_TIME = 2.0
 
 _OUT_OF_TURN = 0.2
 """In a queue, the chance that a task ends before the one ahead of it."""
 
-_PROBES = 3
+_PROBES = 2
 """So many of those that wait for their turn are polled as their age has it."""
+
+_HEAD_SHARE = 1.3
+"""The task whose turn it is is polled so much more often, as the others are polled less."""
+
+_PATIENT = 3.0
+"""One far back is polled at the policy's longest interval, times this at most."""
 
 _COMPARED = 32
 """With so many others at most, the first in the queue, a completion is compared."""
+
+_OPEN_ENDS = 8
+"""So many of the last completions are compared with others that are found pending later."""
 
 
 class Turns:
     """The tasks that are pending, in the order of their creation, and what their ends say.
 
     Evidence is in which order they end, as a partial likelihood: in a queue it is the first that
-    ends; where tasks are independent, each may, as its age has it. Only tasks that were seen
-    pending lately are compared, so that the order of the polls is not taken for that of the ends.
+    ends; where tasks are independent, each may, as its age has it. A completion is compared with
+    the tasks that are seen pending after it, so that the order of the polls is not taken for that
+    of the ends. And it is how long they take: in a queue it is the time since the one before ended
+    that is as long as a task takes which had nobody before it; else it is the age.
 
     Args:
         policy: What the user wants.
@@ -46,19 +59,30 @@ class Turns:
 
     def __init__(self, policy: PollPolicy, *, seed: int | None = None) -> None:
         self._policy = policy
-        self._turn = PollSchedule(policy, seed=seed)
+        requests = min(policy.requests_per_task * _HEAD_SHARE, 100.0)
+        turn_policy = policy.model_copy(update={"requests_per_task": requests})
+        self._turn = PollSchedule(turn_policy, seed=seed)
         self._order: list[tuple[float, int, Wait]] = []
         self._places: dict[Wait, tuple[float, int, Wait]] = {}
         self._seen_pending: dict[Wait, float] = {}
         self._number = 0
-        self._log_odds = self._remembered_odds = 0.0
+        self._settled_odds = self._remembered_odds = 0.0
+        self._ends: deque[_End] = deque()
         self._turn_started = 0.0
         self._turn_age: float | None = None
+        self._seconds_alone: float | None = None
 
     @property
     def is_serial(self) -> bool:
         """Whether tasks are taken to be worked on one after the other."""
         return self._log_odds >= SURE
+
+    @property
+    def _log_odds(self) -> float:
+        odds = self._settled_odds
+        for end in self._ends:
+            odds = _with_evidence(odds, end.evidence())
+        return odds
 
     @property
     def polls(self) -> int:
@@ -72,7 +96,8 @@ class Turns:
     def go_on_from(self, turn: Evidence, log_odds: float) -> None:
         """Go on from what was learned here, merged with what others have learned."""
         self._turn.go_on_from(turn)
-        self._log_odds = self._remembered_odds = log_odds
+        self._settled_odds = self._remembered_odds = log_odds
+        self._ends.clear()
 
     def pending(self, wait: Wait, polled_at: float) -> None:
         """Take note that a task was pending at a poll."""
@@ -84,6 +109,8 @@ class Turns:
             if self._order[0] is place:
                 self._begin_turn(wait.born)
         self._seen_pending[wait] = polled_at
+        for end in self._ends:
+            end.seen_pending(wait, polled_at)
         if self._order[0][2] is wait:
             age = polled_at - self._turn_started
             if self._turn_age is not None and age > self._turn_age:
@@ -110,10 +137,14 @@ class Turns:
             return []
         earliest, latest = told or (self._seen_pending[wait], polled_at)
         ended_at = (earliest + latest) / 2
-        self._learn_order(wait, ended_at, hazard)
         was_first = self._order[0][2] is wait
+        in_time = self._evidence_of_time(wait, ended_at) if was_first else 0.0
+        self._note_end(wait, ended_at, hazard, in_time)
         if was_first and self._turn_age is not None and self._turn_started < polled_at:
-            self._turn.observe_completion(self._turn_age, polled_at - self._turn_started)
+            if told:
+                self._turn.observe_pending(self._turn_age, earliest - self._turn_started)
+            earliest = max(self._turn_age, earliest - self._turn_started)
+            self._turn.observe_completion(earliest, latest - self._turn_started)
         self._remove(wait)
         changed = [wait for _, _, wait in self._order[_PROBES : _PROBES + 1]]
         if was_first and self._order:
@@ -139,7 +170,14 @@ class Turns:
         position = bisect_left(self._order, place) if place else len(self._order)
         if position == 0:
             return self._turn.next_delay(max(0.0, now - self._turn_started))
-        return None if position <= _PROBES else self._policy.max_interval_seconds
+        if position <= _PROBES:
+            return None
+        longest = self._policy.max_interval_seconds
+        return max(longest, min(position * self._turn.median / 2, _PATIENT * longest))
+
+    def is_first(self, wait: Wait) -> bool:
+        """Whether it is a task's turn, if tasks are worked on one after the other."""
+        return bool(self._order) and self._order[0][2] is wait
 
     def in_order(self) -> list[Wait]:
         """The waits for pending tasks, in the order of their creation."""
@@ -154,22 +192,72 @@ class Turns:
         del self._order[bisect_left(self._order, place)]
         del self._seen_pending[wait]
 
-    def _learn_order(self, wait: Wait, ended_at: float, hazard: Callable[[Wait], float]) -> None:
-        compared = [
-            other
-            for _, _, other in self._order[:_COMPARED]
-            if other is wait or self._seen_pending[other] >= ended_at
-        ]
-        if wait not in compared:
-            compared.append(wait)
-        if len(compared) < 2:
-            return
-        position, count = compared.index(wait), len(compared)
-        share = (1 - _OUT_OF_TURN) / (1 - _OUT_OF_TURN**count)
-        hazards = [max(hazard(other), 1e-6) for other in compared]
-        evidence = math.log(share * _OUT_OF_TURN**position + 1e-3) - math.log(
-            hazards[position] / sum(hazards)
+    def _evidence_of_time(self, wait: Wait, ended_at: float) -> float:
+        """What the time that the first in the queue took says for tasks being worked on in turn."""
+        age, turn = ended_at - wait.born, ended_at - self._turn_started
+        if min(age, turn) <= 0.0:
+            return 0.0
+        if self._turn_started <= wait.born:
+            self._seconds_alone = age
+            return 0.0
+        if self._seconds_alone is None:
+            return 0.0
+        unlike = abs(math.log(age / self._seconds_alone)) - abs(
+            math.log(turn / self._seconds_alone)
         )
-        evidence = max(-_MAX_EVIDENCE, min(evidence, _MAX_EVIDENCE))
-        odds = _KEPT * self._log_odds + evidence
-        self._log_odds = max(-_MAX_LOG_ODDS, min(odds, _MAX_LOG_ODDS))
+        return max(-_MAX_EVIDENCE_OF_TIME, min(unlike, _MAX_EVIDENCE_OF_TIME))
+
+    def _note_end(
+        self, wait: Wait, ended_at: float, hazard: Callable[[Wait], float], in_time: float
+    ) -> None:
+        for earlier in self._ends:
+            earlier.seen_pending(wait, ended_at)
+        place = self._places[wait]
+        end = _End(ended_at, _hazard_of(wait, hazard), in_time)
+        for other in self._order[:_COMPARED]:
+            if other is not place:
+                end.await_sight_of(other[2], _hazard_of(other[2], hazard), is_ahead=other < place)
+                end.seen_pending(other[2], self._seen_pending[other[2]])
+        self._ends.append(end)
+        if len(self._ends) > _OPEN_ENDS:
+            self._settled_odds = _with_evidence(self._settled_odds, self._ends.popleft().evidence())
+
+
+class _End:
+    """A task that has ended, and those of which it may turn out that they were pending then."""
+
+    def __init__(self, ended_at: float, hazard: float, in_time: float) -> None:
+        self._ended_at = ended_at
+        self._in_time = in_time
+        self._hazard = self._hazard_of_all = hazard
+        self._unseen: dict[Wait, tuple[float, bool]] = {}
+        self._ahead = 0
+        self._compared = 1
+
+    def await_sight_of(self, other: Wait, hazard: float, *, is_ahead: bool) -> None:
+        self._unseen[other] = hazard, is_ahead
+
+    def seen_pending(self, other: Wait, at: float) -> None:
+        if at < self._ended_at or other not in self._unseen:
+            return
+        hazard, is_ahead = self._unseen.pop(other)
+        self._hazard_of_all += hazard
+        self._ahead += is_ahead
+        self._compared += 1
+
+    def evidence(self) -> float:
+        """For tasks being worked on in turn, as log odds."""
+        if self._compared < 2:
+            return self._in_time
+        share = (1 - _OUT_OF_TURN) / (1 - _OUT_OF_TURN**self._compared)
+        in_turn = math.log(share * _OUT_OF_TURN**self._ahead + 1e-3)
+        found = in_turn - math.log(self._hazard / self._hazard_of_all)
+        return max(-_MAX_EVIDENCE, min(found, _MAX_EVIDENCE)) + self._in_time
+
+
+def _with_evidence(odds: float, evidence: float) -> float:
+    return max(-_MAX_LOG_ODDS, min(_KEPT * odds + evidence, _MAX_LOG_ODDS))
+
+
+def _hazard_of(wait: Wait, hazard: Callable[[Wait], float]) -> float:
+    return max(hazard(wait), 1e-6)
