@@ -65,7 +65,7 @@ async def crowd(tasks: int, seconds: float) -> dict[str, Any]:
     pulse = Pulse()
     beating = asyncio.create_task(pulse.beat())
     refusing = asyncio.create_task(refuse())
-    with short_collections():
+    async with short_collections():
         await run_concurrently(wait(str(number)) for number in range(tasks))
     await refusing
     beating.cancel()

@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.planner import PollPlanner
@@ -252,7 +252,9 @@ class TaskWaiter:
             case Ended(details):
                 watch.ending.set_result(details)
             case Failed(error, concerns_all=True):
-                self._endings.add(self._all_watches(), lambda _: _fatal(error))
+                if not self._endings.is_busy:  # else the answer to another poll has ended all
+                    self._endings.add(self._all_watches(), lambda _: _fatal(error))
+                _fail(watch, _fatal(error))
             case Failed(error):
                 _fail(watch, error)
             case PollAgain():
@@ -312,23 +314,31 @@ class _Endings:
     """Waits that end together, a few at a time, so that others have a turn on the event loop."""
 
     def __init__(self) -> None:
-        self._left: deque[tuple[Watch, Callable[[Watch], Exception]]] = deque()
+        self._left: deque[tuple[Iterator[Watch], Callable[[Watch], Exception]]] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._left)
 
     def add(self, watches: list[Watch], error_of: Callable[[Watch], Exception]) -> None:
-        is_busy = bool(self._left)
-        self._left.extend(zip(watches, itertools.repeat(error_of)))
-        if not is_busy:
+        was_busy = self.is_busy
+        self._left.append((iter(watches), error_of))
+        if not was_busy:
             self._end_some()
 
     def drop(self) -> None:
         self._left.clear()
 
     def _end_some(self) -> None:
-        for _ in range(min(len(self._left), ENDED_AT_ONCE)):
-            watch, error_of = self._left.popleft()
+        if not self._left:
+            return
+        watches, error_of = self._left[0]
+        some = list(itertools.islice(watches, ENDED_AT_ONCE))
+        for watch in some:
             _fail(watch, error_of(watch))
-        if self._left:
-            asyncio.get_running_loop().call_soon(self._end_some)
+        if len(some) < ENDED_AT_ONCE:
+            self._left.popleft()
+        asyncio.get_running_loop().call_soon(self._end_some)
 
 
 class _Silence:

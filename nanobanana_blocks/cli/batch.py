@@ -41,6 +41,7 @@ from nanobanana_blocks.cli.output import (
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
+from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.locations import Location
 
@@ -92,6 +93,7 @@ def batch(
         found = await read_manifest_near(url, place.location, _defaults(defaults or []))
         progress = Progress("Batch", len(found.rows), estimates=True)
         async with (
+            short_collections(),
             await make_client(credentials) as client,
             open_batch(
                 client,

@@ -31,6 +31,7 @@ from nanobanana_blocks.cli.output import (
 )
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import NanoBananaError
+from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.landing.report import LandingReport
@@ -59,6 +60,7 @@ def land(
         progress = Progress("Landing")
         place = await find_place(to, storage_option)
         async with (
+            short_collections(),
             await make_client(credentials) as client,
             await place.location.open() as destination,
             open_lander(

@@ -21,6 +21,7 @@ from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults
 from nanobanana_blocks.batches.opening import open_batch, read_manifest_near, summarise_ledger
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
+from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -105,6 +106,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     rows = shard.rows_of(manifest) if shard else manifest.rows
     async with (
         cancelled_by_sigterm(),
+        short_collections(),
         block.get_client() as client,
         posting_outcomes() as events,
         open_batch(

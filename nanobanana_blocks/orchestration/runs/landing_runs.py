@@ -25,6 +25,7 @@ from nanobanana_blocks.errors import (
     NanoBananaError,
     WaitTimedOut,
 )
+from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import Lander, Placement, open_lander
 from nanobanana_blocks.landing.report import LandingOutcome
@@ -78,6 +79,7 @@ async def opening_lander(
     client = (await load_credentials(credentials)).get_client()
     async with (
         cancelled_by_sigterm(),
+        short_collections(),
         client,
         await store.open() as place,
         posting_outcomes() as events,
