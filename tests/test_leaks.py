@@ -7,7 +7,6 @@ import pickle
 import traceback
 from collections.abc import Iterator
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -18,12 +17,10 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows.run_batch import run_batch
 from flows.sweep import sweep
 from nanobanana_blocks import LandingOutcome, NanoBananaClient, PollPolicy, errors
-from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.wait_state import Patience
+from nanobanana_blocks.images import EgressRules
 from nanobanana_blocks.images.download import ImageDownloader
-from nanobanana_blocks.landing import fetching
-from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows
 from nanobanana_blocks.sandbox import DEFAULT_API_KEY, SIGNATURE_MARK, Fault, Sandbox, TaskPlan
@@ -68,15 +65,7 @@ def log() -> Iterator[list[str]]:
         logging.getLogger(name).setLevel(level)
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
-    impatient = Patience(
-        max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1
-    )
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
-    patient = partial(ImageDownloader, first_pause_seconds=0.01, max_bytes=1 << 20)
-    monkeypatch.setattr(landing, "ImageDownloader", patient)
+IMPATIENT = Patience(max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1)
 
 
 def assert_clean(text: str | bytes) -> None:
@@ -87,11 +76,19 @@ def assert_clean(text: str | bytes) -> None:
 
 
 async def land(sandbox: Sandbox, task_ids: list[str], to: Path) -> Lander:
-    client = NanoBananaClient(KEY, sandbox.base_url, budget=RequestBudget(1000))
+    client = NanoBananaClient(KEY, sandbox.base_url, budget=RequestBudget(1000), patience=IMPATIENT)
+    downloader = ImageDownloader(
+        EgressRules.for_api(client.base_url),
+        max_bytes=1 << 20,
+        first_pause_seconds=0.01,
+        fresh_url_seconds=0.01,
+    )
     async with (
         client,
         aclosing(await Destination.open(str(to))) as destination,
-        open_lander(task_ids, client, destination, timeout=5, poll=QUICK) as made,
+        open_lander(
+            task_ids, client, destination, timeout=5, poll=QUICK, downloader=downloader
+        ) as made,
     ):
         assert_clean(repr(client) + repr(destination))
         await made.land_each(made.unique_task_ids)

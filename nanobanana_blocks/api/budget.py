@@ -21,15 +21,28 @@ class RequestBudget:
     choice that doubles each time, and halves the rate; every answered request then gives a little
     of the rate back. Requests that were under way together are refused together: such a burst
     halves the rate once.
+
+    Args:
+        requests_per_second: The most that is ever allowed.
+        first_pause_seconds: The first pause of our own choice.
+
+    Attributes:
+        first_pause_seconds: As given.
     """
 
-    def __init__(self, requests_per_second: float = 20.0) -> None:
+    def __init__(
+        self,
+        requests_per_second: float = 20.0,
+        *,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
+        self.first_pause_seconds = first_pause_seconds
         self._ceiling = requests_per_second
         self._allowed = requests_per_second
         self._rate = requests_per_second
         self._next_slot = 0.0
         self._paused_until = 0.0
-        self._pause = FIRST_PAUSE_SECONDS
+        self._pause = self.first_pause_seconds
         self._refused_at = -math.inf
 
     @property
@@ -93,5 +106,5 @@ class RequestBudget:
 
     def answered(self) -> None:
         """Take note that a request was answered."""
-        self._pause = FIRST_PAUSE_SECONDS
+        self._pause = self.first_pause_seconds
         self._rate = min(self._rate + self._allowed / 100, self._allowed)

@@ -18,6 +18,7 @@ from nanobanana_blocks.api.details import TaskDetails, check_task_id
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.submitting import SubmitInTurn, SubmitQueue
+from nanobanana_blocks.api.wait_state import DEFAULT_PATIENCE, Patience
 from nanobanana_blocks.api.waiting import TaskWaiter
 from nanobanana_blocks.errors import APIError, NanoBananaError, ProtocolError, RateLimited
 
@@ -41,6 +42,7 @@ class NanoBananaClient:
         budget: The request budget, to share one between clients; its rate is the most that a
             policy may set. Submits have a second one besides, `submit_budget`: what is refused of
             them does not slow the polls down.
+        patience: What errors are borne, and how long.
 
     Raises:
         InvalidInput: The key or the base URL is invalid.
@@ -61,7 +63,9 @@ class NanoBananaClient:
         submit_timeout: float = 300.0,
         max_connections: int = 8,
         budget: RequestBudget | None = None,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
+        self._patience = patience
         self._connection = Connection(
             api_key, base_url, timeout=timeout, max_connections=max_connections
         )
@@ -75,6 +79,7 @@ class NanoBananaClient:
             # Submits are slow: the other half of the connections is kept for polls.
             at_once=max(1, max_connections // 2),
             answer_timeout=submit_timeout,
+            patience=patience,
         )
         self._waiters: dict[PollPolicy, TaskWaiter] = {}
 
@@ -208,7 +213,10 @@ class NanoBananaClient:
         self.budget.allow(min(poll.requests_per_second, self._max_requests_per_second))
         if poll not in self._waiters:
             self._waiters[poll] = TaskWaiter(
-                self.get_task_details, poll, max_in_flight=self._max_connections
+                self.get_task_details,
+                poll,
+                max_in_flight=self._max_connections,
+                patience=self._patience,
             )
         return self._waiters[poll]
 

@@ -17,6 +17,7 @@ from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import Answer
 from nanobanana_blocks.api.references import check_references
 from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.api.waiting import check_timeout
 from nanobanana_blocks.errors import (
     APIError,
@@ -29,9 +30,6 @@ from nanobanana_blocks.errors import (
     Unauthorized,
     UnconfirmedSubmit,
 )
-
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
-"""Between attempts to submit while no connection can be made; doubled each time."""
 
 SubmitInTurn = Callable[[GenerationRequest, "str | None", float], Awaitable[str]]
 """Takes what to generate, the callback address, and for how many seconds to try."""
@@ -60,6 +58,7 @@ class SubmitQueue:
         budget: The request budget that submits share with everything else.
         at_once: Submits under way at most.
         answer_timeout: Seconds after which the answer to a submit is given up.
+        patience: How long to pause where no connection can be made.
 
     Attributes:
         budget: The submits' own request budget: what is refused of them slows down no polls.
@@ -73,8 +72,10 @@ class SubmitQueue:
         budget: RequestBudget,
         at_once: int,
         answer_timeout: float,
+        patience: Patience,
     ) -> None:
-        self.budget = RequestBudget()
+        self.budget = RequestBudget(first_pause_seconds=budget.first_pause_seconds)
+        self._patience = patience
         self._ask = ask
         self._base_url = base_url
         self._shared_budget = budget
@@ -99,7 +100,7 @@ class SubmitQueue:
         check_references(request, self._base_url)
         body = request.body(callback_url)
         give_up_at = time.monotonic() + timeout
-        pause = FIRST_PAUSE_SECONDS
+        pause = self._patience.first_connect_pause_seconds
         while True:
             try:
                 return await self._ask(
@@ -116,7 +117,7 @@ class SubmitQueue:
                     wait = self.budget.pause_left
                 elif isinstance(error, NetworkError) and not error.sent:
                     wait = pause
-                    pause = min(pause * 2, MAX_PAUSE_SECONDS)
+                    pause = min(pause * 2, self._patience.max_connect_pause_seconds)
                 else:
                     _raise_outcome(error)
                 if time.monotonic() + wait > give_up_at:

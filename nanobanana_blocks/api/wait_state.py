@@ -28,7 +28,7 @@ from nanobanana_blocks.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """For how long, and how many polls, a wait bears what may pass or may be permanent.
+    """For how long, and how many polls, what may pass or may be permanent is borne.
 
     Attributes:
         unknown_task_seconds: How long an id from elsewhere may be unknown. One that the service
@@ -46,6 +46,9 @@ class Patience:
         final_polls: So many final polls may end in an error that may pass.
         hint_pauses: The pauses between polls after a hint, until record-info confirms it.
         repeated_hint_seconds: A repeated hint has a task polled no sooner after its last poll.
+        first_connect_pause_seconds: The pause before a submit is tried again for which no
+            connection could be made; it doubles each time…
+        max_connect_pause_seconds: …up to this.
     """
 
     unknown_task_seconds: float = 15.0
@@ -61,6 +64,8 @@ class Patience:
     final_polls: int = 3
     hint_pauses: tuple[float, ...] = (2.0, 3.0, 5.0, 8.0, 13.0)
     repeated_hint_seconds: float = 2.0
+    first_connect_pause_seconds: float = 1.0
+    max_connect_pause_seconds: float = 30.0
 
 
 DEFAULT_PATIENCE = Patience()

@@ -108,11 +108,11 @@ class TaskWaiter:
         policy: PollPolicy,
         *,
         max_in_flight: int = 8,
-        patience: Patience | None = None,
+        patience: Patience = DEFAULT_PATIENCE,
         seed: int | None = None,
     ) -> None:
         self._poll = poll
-        self._patience = patience or DEFAULT_PATIENCE
+        self._patience = patience
         self.planner = PollPlanner(policy, seed=seed)
         self._slots = asyncio.Semaphore(max_in_flight)
         self._queue = _PollQueue()

@@ -97,11 +97,18 @@ class Leases:
     """
 
     def __init__(
-        self, folder: Destination, owner: str, *, beat_seconds: float, silent_seconds: float
+        self,
+        folder: Destination,
+        owner: str,
+        *,
+        beat_seconds: float,
+        silent_seconds: float,
+        same_answer_seconds: float,
     ) -> None:
         self.owner = owner
         self._folder = folder
         self._beat_seconds = beat_seconds
+        self._same_answer_seconds = same_answer_seconds
         self._silent_seconds = silent_seconds
         self._beats = 0
         self._seen: dict[str, _Seen] = {}
@@ -112,7 +119,7 @@ class Leases:
             return Liveness.AT_WORK
         seen = self._seen.setdefault(owner, _Seen())
         async with seen.asking:
-            if seen.read_at is None or _now() - seen.read_at >= SAME_ANSWER_SECONDS:
+            if seen.read_at is None or _now() - seen.read_at >= self._same_answer_seconds:
                 seen.answer = await self._ask(owner, seen)
         return seen.answer
 
@@ -191,6 +198,7 @@ async def open_leases(
     done: Callable[[], int] | None = None,
     beat_seconds: float = BEAT_SECONDS,
     silent_seconds: float = SILENT_SECONDS,
+    same_answer_seconds: float = SAME_ANSWER_SECONDS,
 ) -> AsyncIterator[Leases]:
     """Show others that this run is at work, for as long as the block lasts, and see who else is.
 
@@ -200,6 +208,7 @@ async def open_leases(
         done: Tells how many rows this run has settled, to be read by whoever follows it.
         beat_seconds: How often the lease is rewritten.
         silent_seconds: After so long without a change another run is taken for dead.
+        same_answer_seconds: For how long one reading of a lease serves all who ask.
 
     Raises:
         DestinationError: The storage cannot be written to.
@@ -212,6 +221,7 @@ async def open_leases(
             owner or secrets.token_hex(16),
             beat_seconds=beat_seconds,
             silent_seconds=silent_seconds,
+            same_answer_seconds=same_answer_seconds,
         )
         await leases.beat(done() if done else None)
         try:

@@ -46,9 +46,6 @@ from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.storage.destination import StorageLocation
 from nanobanana_blocks.storage.locations import Location
 
-UNREACHABLE_SECONDS = 30.0
-"""For how long the account's credits are asked for where nothing answers at the API's address."""
-
 MAX_LOGGED_ROWS = 20
 
 
@@ -211,7 +208,7 @@ async def require_credits(batch: Batch, log: Log) -> None:
     if not needed:
         return
     try:
-        batch.credits_before = await _ask_credits(batch.submitter.client)
+        batch.credits_before = await _ask_credits(batch.submitter)
     except Unauthorized:
         raise
     except APIError as error:
@@ -241,12 +238,12 @@ async def _is_the_api(client: NanoBananaClient) -> bool:
     return True
 
 
-async def _ask_credits(client: NanoBananaClient) -> int | float:
+async def _ask_credits(submitter: Submitter) -> int | float:
     """Ask for the account's credits, again for a while where no answer comes."""
-    with anyio.move_on_after(UNREACHABLE_SECONDS):
+    with anyio.move_on_after(submitter.patience.unreachable):
         while True:
             try:
-                return await client.get_credits()
+                return await submitter.client.get_credits()
             except NetworkError:
-                await anyio.sleep(PATIENCE.poll)
-    return await client.get_credits()
+                await anyio.sleep(submitter.patience.poll)
+    return await submitter.client.get_credits()

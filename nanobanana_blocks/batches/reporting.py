@@ -25,12 +25,23 @@ REPORT_BYTES = 500_000
 
 @asynccontextmanager
 async def keeping_report(
-    batch: Batch, place: Destination | None = None, name: str | None = None
+    batch: Batch,
+    place: Destination | None = None,
+    name: str | None = None,
+    *,
+    pause_seconds: float = REPORT_SECONDS,
 ) -> AsyncIterator[None]:
-    """Keep the batch's report up to date until the context ends; beside the images by default."""
+    """Keep the batch's report up to date until the context ends.
+
+    Args:
+        batch: The batch.
+        place: Where the report goes; beside the images by default.
+        name: What it is called; by default after the manifest.
+        pause_seconds: The pause before it is written again, while it is small.
+    """
     place = place or batch.landing.destination
     ended = asyncio.Event()
-    keeper = asyncio.create_task(_keep_report(batch, place, name, ended))
+    keeper = asyncio.create_task(_keep_report(batch, place, name, ended, pause_seconds))
     try:
         yield
     finally:
@@ -49,18 +60,18 @@ async def write_report(place: Destination, report: BatchReport, name: str | None
     return len(data)
 
 
-def report_pause(size: int) -> float:
-    """Seconds until a report of that many bytes is written again.
+def report_pause(size: int, least: float = REPORT_SECONDS) -> float:
+    """Seconds until a report of that many bytes is written again, `least` while it is small.
 
     They grow with it, so that what is written in all grows no faster than the batch.
     """
-    return REPORT_SECONDS * max(1.0, size / REPORT_BYTES)
+    return least * max(1.0, size / REPORT_BYTES)
 
 
 async def _keep_report(
-    batch: Batch, place: Destination, name: str | None, ended: asyncio.Event
+    batch: Batch, place: Destination, name: str | None, ended: asyncio.Event, pause: float
 ) -> None:
     while not ended.is_set():
         size = await write_report(place, batch.report(finished=False), name)
-        with anyio.move_on_after(report_pause(size)):
+        with anyio.move_on_after(report_pause(size, pause)):
             await ended.wait()

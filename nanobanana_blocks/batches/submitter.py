@@ -41,9 +41,6 @@ from nanobanana_blocks.landing.report import ErrorSummary
 
 logger = logging.getLogger(__name__)
 
-SUBMIT_SECONDS = 30.0
-"""How long a submit refused before it reaches the service is tried again under one reservation."""
-
 MAX_UNCONFIRMED_IN_A_ROW = 8
 """After so many submits without an answer between them, no more are sent: each may have cost."""
 
@@ -59,7 +56,7 @@ Prefect's workers kill a run half a minute after they have told it to end.
 
 @dataclass(frozen=True)
 class Patience:
-    """For how long, in seconds, what other runs may still tell is waited for.
+    """For how long, in seconds, others are waited for: other runs, and a service out of reach.
 
     It is counted by this process's own clock, from when it first saw what it waits for.
 
@@ -68,11 +65,17 @@ class Patience:
             earlier versions made them; after so long no run is still about to answer.
         living: For the answer to a reservation of a run that is at work.
         poll: The pause between two questions.
+        unreachable: For an answer of the API where nothing answers at its address, before anything
+            is submitted.
+        submit: For a submit to be taken that is refused before it reaches the service, under one
+            reservation.
     """
 
     unowned: float = 180.0
     living: float = 600.0
     poll: float = 5.0
+    unreachable: float = 30.0
+    submit: float = 30.0
 
 
 PATIENCE = Patience()
@@ -279,7 +282,7 @@ class Submitter:
         self._first_seen[entry.job_key] = _now()
         address = self._callback_url(entry.job_key) if self._callback_url else None
         try:
-            task_id = await submit(request, address, SUBMIT_SECONDS)
+            task_id = await submit(request, address, self.patience.submit)
         except UnconfirmedSubmit as error:
             self._count_unconfirmed(error)
             told = UnconfirmedSubmit(f"{error.message} {_ON_REQUEST}")

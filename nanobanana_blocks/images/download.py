@@ -48,6 +48,7 @@ class ImageDownloader:
     nevertheless. At most 5 redirects are followed, each checked like the URL itself.
 
     Attributes:
+        fresh_url_seconds: As given.
         rules: Where it may connect.
         budget: The bytes that all images fetched and not yet let go of may have together. Decoding
             needs more: up to 6 bytes a pixel for each of at most 4 threads.
@@ -66,6 +67,7 @@ class ImageDownloader:
         read_seconds: float = 20.0,
         attempts: int = 6,
         first_pause_seconds: float = 0.5,
+        fresh_url_seconds: float = 3.0,
         resolver: Resolver = resolve,
     ) -> None:
         """All limits hold for one image, except `budget_bytes` and `connections`.
@@ -83,6 +85,8 @@ class ImageDownloader:
             attempts: Attempts at each URL of an image, where another may help: by default they ride
                 out a failure of some 10 s. Nothing above the downloader retries.
             first_pause_seconds: Pause after the first failed attempt; it doubles after each.
+            fresh_url_seconds: Pause before URLs that the API has just given again are tried once
+                more; for those who ask it.
             resolver: How host names are resolved.
         """
         self.rules = rules
@@ -92,6 +96,7 @@ class ImageDownloader:
         self._seconds = seconds_per_image
         self._attempts = attempts
         self._first_pause = first_pause_seconds
+        self.fresh_url_seconds = fresh_url_seconds
         self._resolver = resolver
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds

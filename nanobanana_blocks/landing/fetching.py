@@ -12,9 +12,6 @@ from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.errors import ImageError, NanoBananaError
 from nanobanana_blocks.images import ImageDownloader, VerifiedImage
 
-FRESH_URL_SECONDS = 3.0
-"""How long to wait before a URL that the API has just given again is tried once more."""
-
 
 class TaskImages:
     """The images of a generation task that has succeeded.
@@ -70,7 +67,7 @@ class TaskImages:
         if fresh is None:
             raise failure
         if fresh == urls:
-            await asyncio.sleep(FRESH_URL_SECONDS)
+            await asyncio.sleep(self._downloader.fresh_url_seconds)
         return await bytes_held.enter_async_context(fetch(fresh))
 
     async def _fresh_urls(self, index: int) -> tuple[str, ...] | None:

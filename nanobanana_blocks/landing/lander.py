@@ -349,6 +349,7 @@ async def open_lander(
     keep_prompts: bool = False,
     on_outcome: Callable[[LandingOutcome], None] | None = None,
     expecting: int = 0,
+    downloader: ImageDownloader | None = None,
 ) -> AsyncIterator[Lander]:
     """Check everything that can be checked before any waiting, and give the run's `Lander`.
 
@@ -362,6 +363,7 @@ async def open_lander(
         keep_prompts: Write each task's prompt into its receipt.
         on_outcome: Called with each task's outcome, as soon as it is known.
         expecting: How many tasks will be landed beside these, which are not known yet.
+        downloader: Fetches the images, and is closed at the end.
 
     Raises:
         InvalidInput: A task id or `timeout` is invalid.
@@ -370,11 +372,12 @@ async def open_lander(
     checked = check_task_ids(task_ids) if task_ids or not expecting else []
     check_timeout(timeout)
     await destination.check_writable()
-    async with ImageDownloader(EgressRules.for_api(client.base_url)) as downloader:
+    rules = EgressRules.for_api(client.base_url)
+    async with downloader or ImageDownloader(rules) as images:
         landing = Lander(
             checked,
             client,
-            downloader,
+            images,
             destination,
             timeout=timeout,
             poll=poll or PollPolicy(),

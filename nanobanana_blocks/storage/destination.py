@@ -44,7 +44,6 @@ from nanobanana_blocks.storage.locations import Location, redact
 T = TypeVar("T")
 
 _TRIES = 3
-_FIRST_PAUSE = 0.5
 _JITTER = random.SystemRandom()
 
 _PROBE, _PROBE_CONTENT = ".nanobanana-check", b"nanobanana-blocks can write here"
@@ -65,7 +64,13 @@ class Destination:
     """
 
     def __init__(
-        self, shown: str, folder: Folder, *, operation_seconds: float, check_seconds: float
+        self,
+        shown: str,
+        folder: Folder,
+        *,
+        operation_seconds: float,
+        check_seconds: float,
+        first_pause_seconds: float,
     ) -> None:
         """For `open`; `shown` is the URL or path without secrets."""
         self._shown = shown
@@ -75,6 +80,7 @@ class Destination:
         self._checking = "write to"
         self._operation_seconds = operation_seconds
         self._check_seconds = check_seconds
+        self._first_pause = first_pause_seconds
         self._slots = asyncio.Semaphore(folder.width)
 
     @classmethod
@@ -85,6 +91,7 @@ class Destination:
         *,
         operation_seconds: float = 120.0,
         check_seconds: float = 15.0,
+        first_pause_seconds: float = 0.5,
         called: str | None = None,
     ) -> Destination:
         """Return the destination that `url` names; nothing is asked of the storage yet.
@@ -95,6 +102,7 @@ class Destination:
             storage_options: What fsspec's backend takes, credentials for one.
             operation_seconds: How long one operation may take, its retries included.
             check_seconds: How long opening, and `check_writable`, may take.
+            first_pause_seconds: The pause before an operation is tried again; it doubles each time.
             called: What messages call it, without secrets; the URL without its secrets by default.
 
         Raises:
@@ -116,6 +124,7 @@ class Destination:
             folder,
             operation_seconds=operation_seconds,
             check_seconds=check_seconds,
+            first_pause_seconds=first_pause_seconds,
         )
 
     @property
@@ -315,7 +324,7 @@ class Destination:
             except Exception as error:
                 if not Cause.of(error).transient:
                     raise
-            await anyio.sleep(_FIRST_PAUSE * 2 ** (attempt - 1) * _JITTER.uniform(0.5, 1.0))
+            await anyio.sleep(self._first_pause * 2 ** (attempt - 1) * _JITTER.uniform(0.5, 1.0))
             await self._folder.reconnect(used)
         return await operation()
 

@@ -12,7 +12,6 @@ import pytest
 from pydantic import SecretStr
 
 from nanobanana_blocks import NanoBananaClient, PollPolicy, TaskDetails, TaskStatus, errors
-from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import check_base_url, read_retry_after
 from nanobanana_blocks.api.wait_state import Patience
@@ -407,15 +406,15 @@ async def test_a_failed_generation_is_an_end(sandbox: Sandbox, client: NanoBanan
         details.raise_for_status()
 
 
-async def test_a_wait_rides_out_what_passes(
-    sandbox: Sandbox, client: NanoBananaClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wait_rides_out_what_passes(sandbox: Sandbox) -> None:
     """Rule: a dropped connection and a 429 do not end a wait."""
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(max_backoff_seconds=0.05))
     task_id = sandbox.add_task(DONE)
     sandbox.add_fault(Fault(kind="drop", on="record-info", count=1))
     sandbox.add_fault(Fault(kind="body-code", code=429, retry_after=0.05, count=1))
-    details = await client.wait_for_task(task_id, 20, QUICK)
+    async with NanoBananaClient(
+        sandbox.api_key, sandbox.base_url, patience=Patience(max_backoff_seconds=0.05)
+    ) as client:
+        details = await client.wait_for_task(task_id, 20, QUICK)
     assert details.status is TaskStatus.SUCCESS
     assert sandbox.stats().looks == {task_id: 3}
 

@@ -18,7 +18,6 @@ from nanobanana_blocks import (
     TaskStatus,
     errors,
 )
-from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import time_limit
 from nanobanana_blocks.api.protocol import read_callback, read_record_info
@@ -31,18 +30,14 @@ QUICK = PollPolicy(mode="fixed", interval_seconds=0.05, requests_per_second=1000
 PROMPT = GenerateRequest(prompt="a fig")
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    impatient = Patience(
-        confirm_seconds=0.05, max_backoff_seconds=0.05, server_exception_seconds=0.0
-    )
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
+IMPATIENT = Patience(confirm_seconds=0.05, max_backoff_seconds=0.05, server_exception_seconds=0.0)
 
 
 @pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[NanoBananaClient]:
-    budget = RequestBudget(1000)
-    async with NanoBananaClient(sandbox.api_key, sandbox.base_url, budget=budget) as made:
+    async with NanoBananaClient(
+        sandbox.api_key, sandbox.base_url, budget=RequestBudget(1000), patience=IMPATIENT
+    ) as made:
         yield made
 
 

@@ -3,22 +3,21 @@
 import asyncio
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanobanana_blocks import NanoBananaClient, errors
-from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.connection import Connection
-from nanobanana_blocks.api.wait_state import Patience
-from nanobanana_blocks.batches import reporting
+from nanobanana_blocks.api.wait_state import Patience as ClientPatience
 from nanobanana_blocks.batches import submitter as submitting
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.ledger import AttemptState, Failure, Ledger, open_ledger
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.batches.reporting import keeping_report
-from nanobanana_blocks.batches.submitter import Submitter
+from nanobanana_blocks.batches.submitter import Patience, Submitter
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
@@ -37,6 +36,9 @@ from tests.support.until import until
 
 IMAGES = (".png", ".jpg", ".webp")
 ANSWER_LOST = Fault(kind="drop", on="submit", takes_effect=True, count=1)
+
+hasty = partial(run, client_patience=ClientPatience(unknown_task_seconds=0))
+"""A run that gives a task up which the service does not know."""
 
 
 @pytest.fixture(autouse=True)
@@ -215,46 +217,43 @@ async def test_refused_rows_stay_refused_until_asked(sandbox: Sandbox, tmp_path:
 
 
 async def test_a_task_unknown_to_another_key_is_not_given_up(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A run with another account's key leaves a paid task to the next run; only `retry` pays."""
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
     sandbox.configure(submitted_task=TaskPlan(seconds=1000))
     rows = prompts(1)
-    assert classes(await run(sandbox, tmp_path, rows, timeout=0.1)) == ["WaitTimedOut"]
+    assert classes(await hasty(sandbox, tmp_path, rows, timeout=0.1)) == ["WaitTimedOut"]
     with Sandbox() as other:
-        assert classes(await run(other, tmp_path, rows)) == ["UnknownTask"]
+        assert classes(await hasty(other, tmp_path, rows)) == ["UnknownTask"]
         assert other.stats().submits == 0
     sandbox.advance(1000)
-    assert statuses(await run(sandbox, tmp_path, rows)) == ["landed"]
-    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
+    assert statuses(await hasty(sandbox, tmp_path, rows)) == ["landed"]
+    again = await hasty(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
     assert statuses(again) == ["already_landed"]
     assert sandbox.stats().submits == 1
 
 
 async def test_a_row_just_submitted_may_be_invisible_for_long(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A task whose id the service has just given is not given up because record-info lags."""
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
     sandbox.configure(submitted_task=TaskPlan(seconds=0, invisible_seconds=1))
-    assert statuses(await run(sandbox, tmp_path, prompts(3))) == ["landed"] * 3
+    assert statuses(await hasty(sandbox, tmp_path, prompts(3))) == ["landed"] * 3
 
 
 async def test_an_unknown_task_is_submitted_again_on_request(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A row whose task the service has lost is paid for again where that is asked for."""
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", Patience(unknown_task_seconds=0))
     rows = prompts(1)
     with Sandbox() as other:
         other.configure(submitted_task=TaskPlan(seconds=0))
-        await run(other, tmp_path / "other", rows)
+        await hasty(other, tmp_path / "other", rows)
         [entry] = (tmp_path / "other/.nanobanana/ledger").glob("*.1.json")
         (tmp_path / ".nanobanana/ledger").mkdir(parents=True)
         entry.rename(tmp_path / ".nanobanana/ledger" / entry.name)
-    assert classes(await run(sandbox, tmp_path, rows)) == ["UnknownTask"]
-    again = await run(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
+    assert classes(await hasty(sandbox, tmp_path, rows)) == ["UnknownTask"]
+    again = await hasty(sandbox, tmp_path, rows, retry=[Failure.UNKNOWN_TASK])
     assert statuses(again) == ["landed"]
     assert sandbox.stats().submits == 1
 
@@ -436,7 +435,6 @@ async def test_a_service_out_of_reach_ends_the_submitting(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows are not tried for ever, one after the other, where no connection can be made."""
-    monkeypatch.setattr(submitting, "SUBMIT_SECONDS", 0.1)
     nowhere = "http://127.0.0.1:9"
     rows = prompts(30)
     async with (
@@ -445,7 +443,7 @@ async def test_a_service_out_of_reach_ends_the_submitting(
         open_ledger(StorageLocation(str(tmp_path))) as ledger,
         open_lander((), client, place, poll=QUICK, expecting=30) as landing,
     ):
-        submitter = Submitter(client, ledger, timeout=0.2)
+        submitter = Submitter(client, ledger, timeout=0.2, patience=Patience(submit=0.1))
         made = Batch("m", "d", rows, submitter, landing, in_flight=30)
         await made.process_each(rows)
     assert set(classes(list(made.outcomes.values()))) == {"NetworkError"}
@@ -615,14 +613,13 @@ async def test_the_report_is_kept_up_to_date(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report beside the images tells of what has landed while the batch goes on."""
-    monkeypatch.setattr(reporting, "REPORT_SECONDS", 0.05)
     rows = rows_of({"prompt": "a"}, {"prompt": "b", "endpoint": "generate-2"})
     file = tmp_path / "rows.report.json"
 
     def told() -> BatchReport:
         return BatchReport.model_validate_json(file.read_bytes())
 
-    async with opened(sandbox, tmp_path, rows) as made, keeping_report(made):
+    async with opened(sandbox, tmp_path, rows) as made, keeping_report(made, pause_seconds=0.05):
         await made.process(rows[0])
         await until(lambda: file.exists() and told().outcomes)
         assert (told().rows, told().finished_at) == (2, None)

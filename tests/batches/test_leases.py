@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from nanobanana_blocks import errors
-from nanobanana_blocks.batches import leases as module
 from nanobanana_blocks.batches.leases import FOLDER, Leases, Liveness, open_leases
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 from tests.support.until import until
@@ -35,14 +34,13 @@ asyncio.run(main())
 @asynccontextmanager
 async def opened(folder: Path, owner: str, *, silent: float = 0.5) -> AsyncIterator[Leases]:
     async with open_leases(
-        StorageLocation(str(folder)), owner=owner, beat_seconds=0.05, silent_seconds=silent
+        StorageLocation(str(folder)),
+        owner=owner,
+        beat_seconds=0.05,
+        silent_seconds=silent,
+        same_answer_seconds=0,
     ) as leases:
         yield leases
-
-
-@pytest.fixture(autouse=True)
-def every_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAME_ANSWER_SECONDS", 0)
 
 
 def hide_process(folder: Path, owner: str) -> bytes:

@@ -23,10 +23,10 @@ from nanobanana_blocks import (
     TaskStatus,
     errors,
 )
-from nanobanana_blocks.api import budget, submitting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.protocol import read_credits, read_submitted
 from nanobanana_blocks.api.requests import NO_CALLBACK_URL, REQUESTS, Endpoint, GenerationRequest
+from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
 from tests.support.until import until
 
@@ -37,11 +37,7 @@ A_CALLBACK = "https://example.com/callbacks/t0ken"
 REFUSED_WITH_429 = Fault(kind="body-code", code=429, on="submit", retry_after=0.02)
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(submitting, "MAX_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(budget, "FIRST_PAUSE_SECONDS", 0.02)
+IMPATIENT = Patience(first_connect_pause_seconds=0.02, max_connect_pause_seconds=0.05)
 
 
 @pytest.fixture
@@ -56,7 +52,8 @@ def client_for(sandbox: Sandbox, *, key: str = "", submit_timeout: float = 300) 
         key or sandbox.api_key,
         sandbox.base_url,
         submit_timeout=submit_timeout,
-        budget=RequestBudget(1000),
+        budget=RequestBudget(1000, first_pause_seconds=0.02),
+        patience=IMPATIENT,
     )
     made.submit_budget.allow(1000)
     return made
@@ -376,7 +373,7 @@ async def test_a_storm_of_429_is_ridden_out(sandbox: Sandbox, api: NanoBananaCli
 async def test_a_storm_that_does_not_end(sandbox: Sandbox, api: NanoBananaClient) -> None:
     """Rule: after its time, the refusal itself is raised, and nothing was billed."""
     sandbox.add_fault(REFUSED_WITH_429)
-    error = await refusal(api, timeout=0.1)
+    error = await refusal(api, timeout=2.0)
     assert type(error) is errors.RateLimited
     assert posts(sandbox) > 1
     assert sandbox.stats().credits_spent == 0
@@ -405,7 +402,9 @@ async def test_many_submits_adapt_to_a_limit(sandbox: Sandbox, api: NanoBananaCl
 async def test_nobody_listens_yet(sandbox: Sandbox) -> None:
     """Rule: while no connection can be made, it is tried again; what is then made is one task."""
     port = free_port()
-    async with NanoBananaClient(sandbox.api_key, f"http://127.0.0.1:{port}") as api:
+    async with NanoBananaClient(
+        sandbox.api_key, f"http://127.0.0.1:{port}", patience=IMPATIENT
+    ) as api:
         submit = asyncio.create_task(api.submit(CLASSIC))
         await asyncio.sleep(0.1)
         assert not submit.done()
@@ -416,7 +415,9 @@ async def test_nobody_listens_yet(sandbox: Sandbox) -> None:
 
 async def test_nobody_ever_listens() -> None:
     """Rule: after its time, what kept it from being sent is raised; it is no doubt."""
-    async with NanoBananaClient("key", f"http://127.0.0.1:{free_port()}") as api:
+    async with NanoBananaClient(
+        "key", f"http://127.0.0.1:{free_port()}", patience=IMPATIENT
+    ) as api:
         error = await refusal(api, timeout=0.1)
     assert isinstance(error, errors.NetworkError)
     assert not error.sent

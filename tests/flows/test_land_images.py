@@ -30,7 +30,7 @@ from nanobanana_blocks import (
     tasks,
 )
 from nanobanana_blocks.images.download import ImageDownloader
-from nanobanana_blocks.landing import fetching, lander
+from nanobanana_blocks.landing import lander
 from nanobanana_blocks.orchestration.observability import artifacts, contact_sheet, progress
 from nanobanana_blocks.orchestration.runs import landing_runs
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
@@ -46,8 +46,7 @@ SOON = PollPolicy.fixed(0.05)
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the pauses out of retries that would otherwise wait for a slow service."""
-    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
-    downloader = partial(ImageDownloader, first_pause_seconds=0.01)
+    downloader = partial(ImageDownloader, first_pause_seconds=0.01, fresh_url_seconds=0)
     monkeypatch.setattr(lander, "ImageDownloader", downloader)
 
 

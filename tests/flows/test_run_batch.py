@@ -52,7 +52,6 @@ from nanobanana_blocks.batches.manifest import InvalidManifest, Row, RowDefaults
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.batches.submitter import Patience
 from nanobanana_blocks.callbacks import ReceivedCallback, verify_callback_token
-from nanobanana_blocks.landing import fetching
 from nanobanana_blocks.landing.receipt import Receipt
 from nanobanana_blocks.orchestration.account_budget import budget_name
 from nanobanana_blocks.orchestration.callback_events import event_of
@@ -80,8 +79,9 @@ ANSWER_LOST = Fault(kind="drop", on="submit", takes_effect=True, count=1)
 def quick(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images, soon generated; and no patience with what would otherwise be waited for."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.05), image_bytes=5000)
-    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0)
-    monkeypatch.setattr(opening, "PATIENCE", Patience(unowned=0, living=0, poll=0.05))
+    monkeypatch.setattr(
+        opening, "PATIENCE", Patience(unowned=0, living=0, poll=0.05, unreachable=0.2)
+    )
 
 
 class Lines(logging.Handler):
@@ -481,7 +481,6 @@ async def test_nothing_is_sent_where_the_api_does_not_answer(
     error: type[errors.APIError],
 ) -> None:
     """Prompts are not sent on to what answers neither question as the API does."""
-    monkeypatch.setattr(opening, "UNREACHABLE_SECONDS", 0.2)
     sandbox.add_fault(fault)
     with pytest.raises(error):
         await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
@@ -502,7 +501,6 @@ async def test_a_balance_that_cannot_be_learned_stops_nothing(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """Rule: only a balance that says too little, or a refused key, keeps rows from being sent."""
-    monkeypatch.setattr(opening, "UNREACHABLE_SECONDS", 0.2)
     sandbox.add_fault(fault)
     report = await run(write(tmp_path / "rows.jsonl", *prompts(2)), tmp_path / "images")
     assert statuses(report) == ["landed"] * 2

@@ -17,7 +17,6 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,11 @@ import pytest
 from PIL import Image
 
 from nanobanana_blocks import LandingOutcome, LandingStatus, NanoBananaClient, PollPolicy, errors
-from nanobanana_blocks.api import waiting
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.wait_state import Patience
-from nanobanana_blocks.images import download
+from nanobanana_blocks.images import EgressRules, download
 from nanobanana_blocks.images.download import ImageDownloader
 from nanobanana_blocks.images.verification import VerifiedImage
-from nanobanana_blocks.landing import fetching
-from nanobanana_blocks.landing import lander as landing
 from nanobanana_blocks.landing.lander import Lander, open_lander
 from nanobanana_blocks.landing.receipt import Receipt
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan
@@ -47,16 +43,7 @@ QUICK = PollPolicy(mode="fixed", interval_seconds=0.05, requests_per_second=1000
 MAX_IMAGE_BYTES = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten what waits for others to mend, and make "too large" something small."""
-    monkeypatch.setattr(fetching, "FRESH_URL_SECONDS", 0.01)
-    impatient = Patience(
-        max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1
-    )
-    monkeypatch.setattr(waiting, "DEFAULT_PATIENCE", impatient)
-    patient = partial(ImageDownloader, first_pause_seconds=0.01, max_bytes=MAX_IMAGE_BYTES)
-    monkeypatch.setattr(landing, "ImageDownloader", patient)
+IMPATIENT = Patience(max_backoff_seconds=0.05, short_backoff_seconds=0.05, unknown_task_seconds=0.1)
 
 
 @asynccontextmanager
@@ -70,14 +57,22 @@ async def opened(
     **options: Any,
 ) -> AsyncIterator[Lander]:
     client = NanoBananaClient(
-        api_key or sandbox.api_key, base_url or sandbox.base_url, budget=RequestBudget(1000)
+        api_key or sandbox.api_key,
+        base_url or sandbox.base_url,
+        budget=RequestBudget(1000),
+        patience=IMPATIENT,
     )
+    downloader = ImageDownloader(
+        EgressRules.for_api(client.base_url),
+        max_bytes=MAX_IMAGE_BYTES,
+        first_pause_seconds=0.01,
+        fresh_url_seconds=0.01,
+    )
+    usual = {"timeout": 10.0, "poll": QUICK, "downloader": downloader}
     async with (
         client,
         aclosing(await Destination.open(str(to))) as destination,
-        open_lander(
-            task_ids, client, destination, **{"timeout": 10.0, "poll": QUICK, **options}
-        ) as made,
+        open_lander(task_ids, client, destination, **(usual | options)) as made,
     ):
         yield made
 

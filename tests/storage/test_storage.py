@@ -28,7 +28,6 @@ from nanobanana_blocks.batches.ledger import open_ledger
 from nanobanana_blocks.errors import DestinationError, InvalidInput, StorageError
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore
 from nanobanana_blocks.storage import backends as folders
-from nanobanana_blocks.storage import destination as storage
 from nanobanana_blocks.storage import locations
 from nanobanana_blocks.storage.backends import ACCEPT_PARTIAL_FILES
 from nanobanana_blocks.storage.backends.objects import AzureFolder, ObjectFolder
@@ -42,7 +41,7 @@ ACCEPTED = {ACCEPT_PARTIAL_FILES: True}
 
 @asynccontextmanager
 async def opened(url: str, options: dict[str, Any] | None = None, **limits: float) -> Any:
-    destination = await Destination.open(url, options, **limits)
+    destination = await Destination.open(url, options, **{"first_pause_seconds": 0.001} | limits)
     try:
         yield destination
     finally:
@@ -821,7 +820,6 @@ async def test_sftp_without_posix_rename_is_refused_and_nothing_is_copied(tmp_pa
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> type[UnknownFileSystem]:
     fsspec.register_implementation("unknownfs", UnknownFileSystem, clobber=True)
-    monkeypatch.setattr(storage, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(UnknownFileSystem, "store", {})
     return UnknownFileSystem
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nanobanana_blocks import NanoBananaClient, PollPolicy
+from nanobanana_blocks.api.wait_state import DEFAULT_PATIENCE
+from nanobanana_blocks.api.wait_state import Patience as ClientPatience
 from nanobanana_blocks.batches.attempts import AttemptState
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.claims import open_claims
@@ -47,13 +49,16 @@ async def opened(
     in_flight: int = 20,
     patience: Patience = NO_PATIENCE,
     silent_seconds: float = 45.0,
+    client_patience: ClientPatience = DEFAULT_PATIENCE,
     **options: Any,
 ) -> AsyncIterator[Batch]:
     """A batch in a folder, as one run has it."""
     images = StorageLocation(str(folder))
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        client = await enter(NanoBananaClient(sandbox.api_key, sandbox.base_url))
+        client = await enter(
+            NanoBananaClient(sandbox.api_key, sandbox.base_url, patience=client_patience)
+        )
         place = await enter(await Destination.open(str(folder)))
         leases = await enter(open_leases(images, silent_seconds=silent_seconds))
         ledger = await enter(open_ledger(images, owner=leases.owner))
