@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -45,23 +46,32 @@ from nanobanana_blocks.errors import InvalidInput
 KEPT_BACK = 0.05
 """Part of the budget left unused: requests may arrive closer together than they were sent."""
 
-REFRESH_SECONDS = 4.0
 MAX_REFRESH_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
 """How long a run that ends tries to give its slot back; where it cannot, its lease runs out."""
 
-SETTLE_SECONDS = 5.0
-"""How long a run that joins others waits until they have made room."""
-
 LEASE_SECONDS = 60.0
 """The shortest that Prefect takes."""
 
-REGATHER_SECONDS = 60.0
-"""For how long a run that has just leased its slot also counts slots that nobody holds: after a
-restart of Prefect's server, those who held them may be about to lease anew."""
-
 MAX_RUNS = 1_000_000
 PREFECT_FAILED = (PrefectException, httpx.HTTPError, OSError, ValueError)
+
+
+@dataclass
+class Pace:
+    """When a run looks at who else is at work, in seconds.
+
+    Attributes:
+        refresh: Between two looks.
+        settle: For how long a run that joins others waits until they have made room.
+        regather: For how long a run that has just leased its slot also counts slots that nobody
+            holds: after a restart of Prefect's server, those who held them may be about to lease
+            anew.
+    """
+
+    refresh: float = 4.0
+    settle: float = 5.0
+    regather: float = 60.0
 
 
 def budget_name(credentials: str) -> str:
@@ -92,7 +102,9 @@ async def ensure_account_budget(credentials: str, requests_per_second: float) ->
 
 
 @asynccontextmanager
-async def sharing_account_budget(credentials: str, budget: RequestBudget) -> AsyncIterator[None]:
+async def sharing_account_budget(
+    credentials: str, budget: RequestBudget, pace: Pace | None = None
+) -> AsyncIterator[None]:
     """Keep a run's budget within its share of the account's, where the account has a limit.
 
     While Prefect cannot be reached, or the limit is 0, the share stays what it was.
@@ -100,13 +112,14 @@ async def sharing_account_budget(credentials: str, budget: RequestBudget) -> Asy
     Raises:
         InvalidInput: The limit is 0 at the beginning.
     """
+    pace = pace or Pace()
     own = budget.allowed
     async with get_client() as prefect:
         limit = await _limit_in_force(prefect, credentials)
         if limit is None:
             yield
             return
-        async with _being_at_work(prefect, credentials) as attendance:
+        async with _being_at_work(prefect, credentials, pace) as attendance:
             runs = await attendance.count()
             budget.allow(_share(limit, runs, own))
             get_run_logger().info(
@@ -116,8 +129,8 @@ async def sharing_account_budget(credentials: str, budget: RequestBudget) -> Asy
                 limit.name,
             )
             if runs > 1:
-                await anyio.sleep(SETTLE_SECONDS)
-            follow = partial(_follow, prefect, credentials, attendance, budget, own)
+                await anyio.sleep(pace.settle)
+            follow = partial(_follow, prefect, credentials, attendance, budget, own, pace.refresh)
             log = get_run_logger()
             async with background_task(restarting(follow, log=log), log=log):
                 yield
@@ -129,9 +142,10 @@ async def _follow(
     attendance: _Attendance,
     budget: RequestBudget,
     own: float,
+    pause: float,
 ) -> None:
     while True:
-        await anyio.sleep(REFRESH_SECONDS)
+        await anyio.sleep(pause)
         with suppress(*PREFECT_FAILED), anyio.fail_after(MAX_REFRESH_SECONDS):
             runs = await attendance.count()
             limit = await _limit(prefect, credentials)
@@ -147,7 +161,8 @@ def _share(limit: GlobalConcurrencyLimitResponse, runs: int, own: float) -> floa
 class _Attendance:
     """One run's slot among those of all runs of an account that are at work."""
 
-    def __init__(self, prefect: PrefectClient, credentials: str) -> None:
+    def __init__(self, prefect: PrefectClient, credentials: str, pace: Pace) -> None:
+        self._pace = pace
         self._prefect = prefect
         self._tag = f"{budget_name(credentials)}-runs"
         self._name = f"tag:{self._tag}"
@@ -162,7 +177,7 @@ class _Attendance:
         holders = await self._holders()
         if self._holder.id not in holders:  # a server that does not say who holds leases
             return max(slots, 1)
-        if asyncio.get_running_loop().time() < self._leased_at + REGATHER_SECONDS:
+        if asyncio.get_running_loop().time() < self._leased_at + self._pace.regather:
             return max(slots, len(holders))
         if slots != len(holders):
             await self._prefect.update_global_concurrency_limit(
@@ -224,8 +239,10 @@ class _Attendance:
 
 
 @asynccontextmanager
-async def _being_at_work(prefect: PrefectClient, credentials: str) -> AsyncIterator[_Attendance]:
-    attendance = _Attendance(prefect, credentials)
+async def _being_at_work(
+    prefect: PrefectClient, credentials: str, pace: Pace
+) -> AsyncIterator[_Attendance]:
+    attendance = _Attendance(prefect, credentials, pace)
     try:
         yield attendance
     finally:

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,8 +19,8 @@ from prefect.logging import disable_run_logger
 
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.errors import InvalidInput
-from nanobanana_blocks.orchestration import account_budget
 from nanobanana_blocks.orchestration.account_budget import (
+    Pace,
     budget_name,
     ensure_account_budget,
     sharing_account_budget,
@@ -31,11 +33,13 @@ RUNS_TAG = f"{LIMIT}-runs"
 RUNS_LIMIT = f"tag:{RUNS_TAG}"
 
 
+OFTEN = Pace(refresh=0.05, settle=0.05)
+sharing = partial(sharing_account_budget, pace=OFTEN)
+
+
 @pytest.fixture(autouse=True)
-async def without_limit(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Look at the limit often, find none and leave none: other tests share the server."""
-    monkeypatch.setattr(account_budget, "REFRESH_SECONDS", 0.05)
-    monkeypatch.setattr(account_budget, "SETTLE_SECONDS", 0.05)
+async def without_limit(prefect_api: str) -> AsyncIterator[None]:
+    """Find no limit and leave none: other tests share the server."""
     await forget_limits()
     with disable_run_logger():
         yield
@@ -103,7 +107,7 @@ async def test_one_run_gets_nearly_all() -> None:
     """Alone, a run may send what the account allows, but for the part kept back."""
     await make_limit(10)
     budget = RequestBudget(20)
-    async with sharing_account_budget(CREDENTIALS, budget):
+    async with sharing(CREDENTIALS, budget):
         assert budget.allowed == pytest.approx(9.5)
 
 
@@ -111,8 +115,8 @@ async def test_two_runs_get_half_each_and_the_last_one_all() -> None:
     """The shares follow the number of runs at work, up and down."""
     await make_limit(10)
     first, second = RequestBudget(20), RequestBudget(20)
-    async with sharing_account_budget(CREDENTIALS, first):
-        async with sharing_account_budget(CREDENTIALS, second):
+    async with sharing(CREDENTIALS, first):
+        async with sharing(CREDENTIALS, second):
             assert second.allowed == pytest.approx(4.75)
             await until(lambda: first.allowed == pytest.approx(4.75))
         await until(lambda: first.allowed == pytest.approx(9.5))
@@ -122,7 +126,7 @@ async def test_a_run_never_gets_more_than_its_own_rate() -> None:
     """What a flow was told, by its poll policy, holds under a generous account."""
     await make_limit(1000)
     budget = RequestBudget(20)
-    async with sharing_account_budget(CREDENTIALS, budget):
+    async with sharing(CREDENTIALS, budget):
         assert budget.allowed == 20
 
 
@@ -131,7 +135,7 @@ async def test_a_refusal_before_does_not_lower_the_share_for_good() -> None:
     await make_limit(1000)
     budget = RequestBudget(20)
     budget.refused(0)
-    async with sharing_account_budget(CREDENTIALS, budget):
+    async with sharing(CREDENTIALS, budget):
         assert budget.allowed == 20
 
 
@@ -139,7 +143,7 @@ async def test_the_rate_is_changed_by_changing_the_limit() -> None:
     """A run at work takes up the new rate by itself."""
     await make_limit(10)
     budget = RequestBudget(100)
-    async with sharing_account_budget(CREDENTIALS, budget), get_client() as prefect:
+    async with sharing(CREDENTIALS, budget), get_client() as prefect:
         await prefect.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(limit=20))
         await until(lambda: budget.allowed == pytest.approx(19))
 
@@ -147,7 +151,7 @@ async def test_the_rate_is_changed_by_changing_the_limit() -> None:
 async def test_no_limit_leaves_the_budget_alone() -> None:
     """Where nobody has made a limit, each run keeps its own rate."""
     budget = RequestBudget(20)
-    async with sharing_account_budget(CREDENTIALS, budget):
+    async with sharing(CREDENTIALS, budget):
         assert budget.allowed == 20
 
 
@@ -157,7 +161,7 @@ async def test_an_inactive_limit_leaves_the_budget_alone() -> None:
     budget = RequestBudget(20)
     async with AsyncExitStack() as runs:
         for _ in range(3):
-            await runs.enter_async_context(sharing_account_budget(CREDENTIALS, budget))
+            await runs.enter_async_context(sharing(CREDENTIALS, budget))
         assert budget.allowed == 20
 
 
@@ -175,7 +179,7 @@ async def test_more_runs_than_slots_share_all_the_same() -> None:
     budgets = [RequestBudget(20) for _ in range(3)]
     async with AsyncExitStack() as runs:
         for budget in budgets:
-            await runs.enter_async_context(sharing_account_budget(CREDENTIALS, budget))
+            await runs.enter_async_context(sharing(CREDENTIALS, budget))
         await until(lambda: [one.allowed for one in budgets] == pytest.approx([0.95 / 3] * 3))
 
 
@@ -185,7 +189,7 @@ async def test_a_limit_of_0_is_refused() -> None:
     with pytest.raises(InvalidInput, match=f"{LIMIT} is 0: the account is paused"):
         await ensure_account_budget(CREDENTIALS, 12)
     with pytest.raises(InvalidInput, match=f"{LIMIT} is 0: the account is paused"):
-        async with sharing_account_budget(CREDENTIALS, RequestBudget(20)):
+        async with sharing(CREDENTIALS, RequestBudget(20)):
             raise AssertionError("it has begun")
 
 
@@ -193,7 +197,7 @@ async def test_a_limit_that_becomes_0_leaves_the_runs_at_work_alone() -> None:
     """A pause keeps new runs from beginning; those at work go on as they were."""
     await make_limit(10)
     budget = RequestBudget(100)
-    async with sharing_account_budget(CREDENTIALS, budget), get_client() as prefect:
+    async with sharing(CREDENTIALS, budget), get_client() as prefect:
         update = prefect.update_global_concurrency_limit
         await update(LIMIT, GlobalConcurrencyLimitUpdate(limit=0))
         await prefect.delete_global_concurrency_limit_by_name(RUNS_LIMIT)
@@ -203,10 +207,9 @@ async def test_a_limit_that_becomes_0_leaves_the_runs_at_work_alone() -> None:
         await until(lambda: budget.allowed == pytest.approx(19))
 
 
-async def test_slots_that_nobody_holds_count_for_a_while_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_slots_that_nobody_holds_count_for_a_while_only() -> None:
     """They may be those of runs that are about to lease anew; then they are taken back."""
+    pace = replace(OFTEN)
     await make_limit(10)
     budget = RequestBudget(100)
     async with get_client() as prefect:
@@ -215,9 +218,9 @@ async def test_slots_that_nobody_holds_count_for_a_while_only(
                 name=RUNS_LIMIT, limit=1000, active=True, active_slots=4, slot_decay_per_second=0
             )
         )
-    async with sharing_account_budget(CREDENTIALS, budget):
+    async with sharing(CREDENTIALS, budget, pace=pace):
         assert budget.allowed == pytest.approx(9.5 / 5)
-        monkeypatch.setattr(account_budget, "REGATHER_SECONDS", 0)
+        pace.regather = 0
         await until(lambda: budget.allowed == pytest.approx(9.5))
         assert await slots_of_runs() == 1
 
@@ -225,7 +228,7 @@ async def test_slots_that_nobody_holds_count_for_a_while_only(
 async def test_the_limit_of_the_runs_may_be_deleted() -> None:
     """A run at work makes it again, and leases anew."""
     await make_limit(10)
-    async with sharing_account_budget(CREDENTIALS, RequestBudget(20)), get_client() as prefect:
+    async with sharing(CREDENTIALS, RequestBudget(20)), get_client() as prefect:
         [run] = await runs_listed()
         await prefect.delete_global_concurrency_limit_by_name(RUNS_LIMIT)
         await until(there_again)
@@ -244,7 +247,7 @@ async def test_a_cancelled_run_gives_its_slot_back() -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
-        async with sharing_account_budget(CREDENTIALS, RequestBudget(20)):
+        async with sharing(CREDENTIALS, RequestBudget(20)):
             begun.set()
             await asyncio.Event().wait()
 
@@ -257,18 +260,19 @@ async def test_a_cancelled_run_gives_its_slot_back() -> None:
     assert not await runs_listed()
 
 
-async def test_runs_outlast_a_restart_of_prefects_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_runs_outlast_a_restart_of_prefects_server() -> None:
     """They lease anew, never send too much, and forget the slot of a run that died meanwhile.
 
     All leases are revoked here, and the active slots stay, as after a restart of a server that has
     its leases in memory.
     """
+    pace = replace(OFTEN)
     await make_limit(10)
     both: list[Watched] = []
     first, second = Watched(both), Watched(both)
     async with AsyncExitStack() as runs:
-        await runs.enter_async_context(sharing_account_budget(CREDENTIALS, first))
-        await runs.enter_async_context(sharing_account_budget(CREDENTIALS, second))
+        await runs.enter_async_context(sharing(CREDENTIALS, first, pace=pace))
+        await runs.enter_async_context(sharing(CREDENTIALS, second, pace=pace))
         before = await runs_listed()
         await lease_as_a_run_that_dies()
         await until(lambda: [one.allowed for one in both] == pytest.approx([9.5 / 3] * 2))
@@ -278,7 +282,7 @@ async def test_runs_outlast_a_restart_of_prefects_server(monkeypatch: pytest.Mon
         await until(lambda: listed(before))
         await until(lambda: [one.allowed for one in both] == pytest.approx([9.5 / 5] * 2))
         assert max(one.most_together for one in both) < 9.5
-        monkeypatch.setattr(account_budget, "REGATHER_SECONDS", 0)
+        pace.regather = 0
         await until(lambda: [one.allowed for one in both] == pytest.approx([4.75] * 2))
         assert await slots_of_runs() == 2
 

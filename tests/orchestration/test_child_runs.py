@@ -131,11 +131,8 @@ async def child_of(prefect: PrefectClient, parent: FlowRun) -> FlowRun:
     return await prefect.create_flow_run(_shard, parent_task_run_id=dummy.id, state=Running())
 
 
-async def test_a_child_ends_with_its_parent(
-    prefect_api: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_child_ends_with_its_parent(prefect_api: str) -> None:
     """Rule: a child run whose parent is being cancelled asks for its own end."""
-    monkeypatch.setattr(child_runs, "PARENT_SECONDS", 0.05)
     async with get_client() as prefect:
         parent = await prefect.create_flow_run(_shard, state=Running())
         child = await child_of(prefect, parent)
@@ -145,7 +142,7 @@ async def test_a_child_ends_with_its_parent(
             return state is not None and state.is_cancelling()
 
         with disable_run_logger(), FlowRunContext.model_construct(flow_run=child):
-            async with child_runs.ending_with_parent():
+            async with child_runs.ending_with_parent(pause_seconds=0.05):
                 assert not await is_cancelling()
                 await prefect.set_flow_run_state(parent.id, Cancelling())
                 await until(is_cancelling)
@@ -171,15 +168,14 @@ async def test_asking_for_the_parent_blocks_nothing(prefect_api: str) -> None:
     assert turns == 100
 
 
-async def test_a_question_to_prefect_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_question_to_prefect_is_bounded() -> None:
     """Rule: states that Prefect does not tell in time are unknown, which ends nothing."""
-    monkeypatch.setattr(child_runs, "REQUEST_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         with temporary_settings({PREFECT_API_URL: url}):
             async with get_client() as prefect:
-                assert await child_runs.states_of(prefect, [uuid4()]) is None
-                assert await child_runs.cancel(prefect, [uuid4()]) is False
+                assert await child_runs.states_of(prefect, [uuid4()], seconds=0.05) is None
+                assert await child_runs.cancel(prefect, [uuid4()], seconds=0.05) is False
 
 
 def _connection_to(listener: socket.socket) -> socket.socket:

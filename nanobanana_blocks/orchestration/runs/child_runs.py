@@ -55,25 +55,27 @@ async def start(
 
 
 async def states_of(
-    prefect: PrefectClient, run_ids: Iterable[UUID]
+    prefect: PrefectClient, run_ids: Iterable[UUID], *, seconds: float = REQUEST_SECONDS
 ) -> dict[UUID, State[Any]] | None:
-    """The states of those runs that there are; None where Prefect does not answer now."""
+    """The states of those runs that there are; None where Prefect does not answer in time."""
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
     try:
-        with anyio.fail_after(REQUEST_SECONDS):
+        with anyio.fail_after(seconds):
             found = await prefect.read_flow_runs(flow_run_filter=wanted)
     except PREFECT_FAILED:
         return None
     return {run.id: run.state for run in found if run.state}
 
 
-async def cancel(prefect: PrefectClient, run_ids: Iterable[UUID]) -> bool:
+async def cancel(
+    prefect: PrefectClient, run_ids: Iterable[UUID], *, seconds: float = REQUEST_SECONDS
+) -> bool:
     """Ask for the end of those runs that have not ended; whether Prefect took it for each."""
-    states = await states_of(prefect, run_ids)
+    states = await states_of(prefect, run_ids, seconds=seconds)
     if states is None:
         return False
     try:
-        with anyio.fail_after(REQUEST_SECONDS):
+        with anyio.fail_after(seconds):
             for run_id, state in states.items():
                 if not state.is_final():
                     await prefect.set_flow_run_state(run_id, Cancelling())
@@ -93,16 +95,16 @@ async def cancel_and_wait(prefect: PrefectClient, run_ids: Collection[UUID]) -> 
 
 
 @asynccontextmanager
-async def ending_with_parent() -> AsyncIterator[None]:
+async def ending_with_parent(pause_seconds: float = PARENT_SECONDS) -> AsyncIterator[None]:
     """Have this child run cancelled when its parent is, also one that could not say so any more."""
     log = get_run_logger()
     async with get_client() as prefect:
-        follow = partial(_follow_parent, prefect)
-        async with background_task(restarting(follow, pause=PARENT_SECONDS, log=log), log=log):
+        follow = partial(_follow_parent, prefect, pause_seconds)
+        async with background_task(restarting(follow, pause=pause_seconds, log=log), log=log):
             yield
 
 
-async def _follow_parent(prefect: PrefectClient) -> None:
+async def _follow_parent(prefect: PrefectClient, pause: float) -> None:
     context = FlowRunContext.get()
     this_run = context.flow_run if context else None
     if this_run is None or this_run.parent_task_run_id is None:
@@ -116,4 +118,4 @@ async def _follow_parent(prefect: PrefectClient) -> None:
         is_ending = any(s.is_cancelled() or s.is_cancelling() for s in parents.values())
         if is_ending and await cancel(prefect, [this_run.id]):
             return
-        await anyio.sleep(PARENT_SECONDS)
+        await anyio.sleep(pause)
