@@ -6,7 +6,8 @@ anything; it is marked with an asterisk here::
 
     NanoBananaError
     ├── InvalidInput            before anything is asked or spent
-    │   └── InvalidManifest     with every problem of the file (in `batches.manifest`)
+    │   ├── InvalidManifest     with every problem of the file (in `batches.manifest`)
+    │   └── UnusableReference   an image to work from that the service would not get
     ├── MissingCredentials
     ├── APIError                the API, or something on the way to it, refuses or fails
     │   ├── Unauthorized        the key is refused; ends a run
@@ -59,6 +60,7 @@ __all__ = [
     "Unauthorized",
     "UnconfirmedSubmit",
     "UnknownTask",
+    "UnusableReference",
     "WaitTimedOut",
 ]
 
@@ -90,6 +92,11 @@ class NanoBananaError(Exception):
 
 class InvalidInput(NanoBananaError, ValueError):
     """Raised before anything is asked or spent: a parameter is invalid."""
+
+
+class UnusableReference(InvalidInput):
+    """Raised before anything is spent: an image to work from is missing, is no picture of a kind or
+    size that the service takes, or cannot be made reachable for it."""
 
 
 class MissingCredentials(NanoBananaError):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,11 +39,37 @@ TaskType = Literal["TEXTTOIAMGE", "IMAGETOIAMGE"]
 """The API's own spelling."""
 
 Prompt = Annotated[str, StringConstraints(pattern=r"\S")]
-ImageUrl = Annotated[
+
+
+def is_url(image: str) -> bool:
+    """Whether an image to work from is given by what the service itself can fetch."""
+    return image[:8].lower().startswith(("http://", "https://"))
+
+
+def _check_image(image: str) -> str:
+    if is_url(image):
+        if not re.fullmatch(r"(?i:https?)://[^\s/?#]+\S*", image):
+            raise PydanticCustomError("image_url", "is no URL: it has no host, or spaces")
+    elif image[:5].lower() == "data:":
+        raise PydanticCustomError(
+            "image_data", "is a data URL, which the service refuses: give the file itself"
+        )
+    elif not image.isprintable() or image != image.strip():
+        raise PydanticCustomError(
+            "image_source", "holds white space at an end, or a control character"
+        )
+    return image
+
+
+ImageSource = Annotated[
     str,
-    # The pattern is in the parameters' JSON schema, too, whose dialect has no flags.
-    StringConstraints(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+\S*$", max_length=MAX_URL_LENGTH),
+    StringConstraints(pattern=r"\S", max_length=MAX_URL_LENGTH),
+    AfterValidator(_check_image),
 ]
+"""An image to work from: what the service can fetch (http, https), or where a file is.
+
+A file is made reachable for the service before a request is sent; see `references`.
+"""
 
 
 def _refuse_text_and_booleans(value: object) -> object:
@@ -114,8 +141,8 @@ class GenerateRequest(_Request):
         default=Endpoint.GENERATE, description="Where it is submitted."
     )
 
-    image_urls: tuple[ImageUrl, ...] | None = Field(
-        default=None, description="Images to work from."
+    image_urls: tuple[ImageSource, ...] | None = Field(
+        default=None, description="Images to work from: URLs, paths or store-block/path."
     )
     type: TaskType = Field(
         default_factory=lambda data: "IMAGETOIAMGE" if data.get("image_urls") else "TEXTTOIAMGE",
@@ -152,8 +179,10 @@ class GenerateProRequest(_Request):
         default=Endpoint.GENERATE_PRO, description="Where it is submitted."
     )
 
-    image_urls: tuple[ImageUrl, ...] | None = Field(
-        default=None, max_length=8, description="Images to work from, 8 at most."
+    image_urls: tuple[ImageSource, ...] | None = Field(
+        default=None,
+        max_length=8,
+        description="Images to work from, 8 at most: URLs, paths or store-block/path.",
     )
     resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")
     aspect_ratio: ProAspectRatio | None = Field(default=None, description="Width to height.")
@@ -175,8 +204,10 @@ class Generate2Request(_Request):
     prompt: Annotated[Prompt, StringConstraints(max_length=MAX_PROMPT_LENGTH)] = Field(
         description="What the image is to show, 20,000 characters at most."
     )
-    image_urls: tuple[ImageUrl, ...] | None = Field(
-        default=None, max_length=14, description="Images to work from, 14 at most."
+    image_urls: tuple[ImageSource, ...] | None = Field(
+        default=None,
+        max_length=14,
+        description="Images to work from, 14 at most: URLs, paths or store-block/path.",
     )
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
     resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")

@@ -6,25 +6,23 @@ Nothing is submitted or landed here; whoever opens a batch has its rows processe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
 from nanobanana_blocks.api.client import NanoBananaClient
-from nanobanana_blocks.api.references import unfetchable_reference
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
-from nanobanana_blocks.batches.manifest import (
-    InvalidManifest,
-    Manifest,
-    Problem,
-    Row,
-    RowDefaults,
-    read_manifest,
+from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.referencing import (
+    has_images,
+    identified,
+    refuse_unusable_images,
+    with_known_digests,
 )
 from nanobanana_blocks.batches.report import RowOutcome
 from nanobanana_blocks.batches.submitter import (
@@ -43,6 +41,13 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import open_lander
+from nanobanana_blocks.references import (
+    LoadStore,
+    PublicPlace,
+    References,
+    SourceFinder,
+    open_references,
+)
 from nanobanana_blocks.storage.destination import StorageLocation
 from nanobanana_blocks.storage.locations import Location
 
@@ -62,6 +67,23 @@ async def read_manifest_near(url: str, images: StorageLocation, defaults: RowDef
     return await read_manifest(url, defaults=defaults, storage_options=options)
 
 
+def finder_near(
+    manifest: str, images: StorageLocation, load_store: LoadStore | None = None
+) -> SourceFinder:
+    """What finds the images that the rows of the manifest at a URL name, from its folder on.
+
+    Args:
+        manifest: The manifest's path or URL.
+        images: Where the images go, whose options serve files on the same kind of storage.
+        load_store: Gives saved places by their names.
+    """
+    file = Location.parse(manifest)
+    folder, _ = file.parent_and_name()
+    same = file.protocol == Location.parse(images.url).protocol
+    near = StorageLocation(folder.url, images.options if same else {})
+    return SourceFinder(near, images, load_store)
+
+
 @asynccontextmanager
 async def open_batch(
     client: NanoBananaClient,
@@ -77,6 +99,8 @@ async def open_batch(
     callback_url: CallbackURL | None = None,
     keep_prompts: bool = False,
     is_part: bool = False,
+    finder: SourceFinder | None = None,
+    public: PublicPlace | None = None,
     on_outcome: Callable[[RowOutcome], None] | None = None,
     log: Log,
 ) -> AsyncIterator[Batch]:
@@ -95,11 +119,13 @@ async def open_batch(
         callback_url: Makes callback addresses; None where callbacks are not received.
         keep_prompts: Whether receipts hold the prompts.
         is_part: Whether other runs do other rows of the same manifest.
+        finder: Finds the files that rows work from; without it, relative paths begin here.
+        public: Where copies of such files go for the service to fetch; else they are signed.
         on_outcome: Told what became of each row, as soon as it is known.
         log: Gets what is about to be done, and what has changed since earlier runs.
 
     Raises:
-        InvalidManifest: The service cannot fetch reference images of rows to be submitted.
+        InvalidManifest: The service would not get the images that rows to be submitted work from.
         NanoBananaError: The place cannot be used, or names are taken there; nothing was begun.
     """
     async with (
@@ -117,8 +143,23 @@ async def open_batch(
             expecting=len(rows),
         ) as landing,
         remembering(images, client, poll),
+        AsyncExitStack() as stack,
     ):
+        references = None
+        if has_images(rows):
+            references = await stack.enter_async_context(
+                open_references(
+                    finder or SourceFinder(StorageLocation("."), images),
+                    images,
+                    base_url=client.base_url,
+                    timeout=timeout,
+                    public=public,
+                )
+            )
+            rows = await identified(rows, references)
         await ledger.load(row.key for row in rows)
+        if references:
+            rows = with_known_digests(rows, references, ledger)
         submitter = Submitter(
             client,
             ledger,
@@ -128,6 +169,7 @@ async def open_batch(
             leases=leases,
             patience=PATIENCE,
             waits=Waits(log),
+            references=references,
         )
         batch = Batch(
             source,
@@ -139,31 +181,17 @@ async def open_batch(
             on_outcome=on_outcome,
             claims=claims,
         )
-        _refuse_unfetchable_references(batch)
+        await refuse_unusable_images(batch, references)
         await batch.refuse_taken_names()
-        _log_plan(batch, ledger, log, is_part=is_part)
+        if references:
+            await references.remember()
+        _log_plan(batch, ledger, log, is_part=is_part, references=references)
         yield batch
 
 
-def _refuse_unfetchable_references(batch: Batch) -> None:
-    """Begin no batch that would pay for rows whose reference images the service cannot fetch.
-
-    Rows that were paid for already are left alone, whatever they ask for.
-
-    Raises:
-        InvalidManifest: Such rows, each with the host of its URL.
-    """
-    base_url = batch.submitter.client.base_url
-    problems = [
-        Problem(row.number, "image_urls", problem)
-        for row in batch.rows_to_submit
-        if row.request and (problem := unfetchable_reference(row.request, base_url))
-    ]
-    if problems:
-        raise InvalidManifest.of(batch.source, problems)
-
-
-def _log_plan(batch: Batch, ledger: Ledger, log: Log, *, is_part: bool) -> None:
+def _log_plan(
+    batch: Batch, ledger: Ledger, log: Log, *, is_part: bool, references: References | None
+) -> None:
     """Log what is about to be done, and what has changed since earlier runs."""
     log.info(
         "%s rows in %s, %s of them to be submitted",
@@ -171,6 +199,9 @@ def _log_plan(batch: Batch, ledger: Ledger, log: Log, *, is_part: bool) -> None:
         batch.landing.destination.path,
         f"{len(batch.rows_to_submit):,}",
     )
+    images = [image for row in batch.rows_to_submit for image in row.images]
+    if images and references:
+        log.info("The service gets the images to work from %s", references.describe(images))
     if not ledger.is_exclusive:
         log.warning("On this storage, run one batch at a time: two could pay for the same row")
     if not is_part and ledger.rows_not_in_manifest:

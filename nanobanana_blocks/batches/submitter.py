@@ -38,6 +38,7 @@ from nanobanana_blocks.errors import (
     UnconfirmedSubmit,
 )
 from nanobanana_blocks.landing.report import ErrorSummary
+from nanobanana_blocks.references import References
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Submitter:
         leases: Tell which other runs are at work; without them nobody knows.
         patience: For how long other runs are waited for.
         waits: Where it is counted what rows wait for.
+        references: Makes the files that rows work from reachable; without it, none can be sent.
 
     Attributes:
         timeout: As given, and so are `leases`, `patience` and `waits`.
@@ -127,6 +129,7 @@ class Submitter:
         leases: Leases | None = None,
         patience: Patience | None = None,
         waits: Waits | None = None,
+        references: References | None = None,
     ) -> None:
         self.client = client
         self.ledger = ledger
@@ -137,6 +140,7 @@ class Submitter:
         self.timeout = timeout
         self._retry = frozenset(retry)
         self._callback_url = callback_url
+        self._references = references
         self._no_more: NanoBananaError | None = None
         self._unconfirmed_in_a_row = 0
         self._forbidden_in_a_row = 0
@@ -226,11 +230,16 @@ class Submitter:
                 about the key.
             DestinationError: The ledger is gone, or cannot be written to; nothing was submitted.
             StorageError: The ledger cannot be written; nothing was submitted.
+            UnusableReference: The service would not get an image to work from; nothing was
+                submitted.
         """
         entry = self.ledger.latest(row.key)
         if entry and not self.is_due(row):
             return entry
         give_up_at = None
+        self._refuse_if_no_more()
+        if self._references:
+            await self._references.prepare(request)
         while True:
             self._refuse_if_no_more()
             async with self.client.turn_to_submit() as submit:
@@ -271,6 +280,8 @@ class Submitter:
         self, row: Row, request: GenerationRequest, submit: SubmitInTurn
     ) -> SubmissionAttempt:
         """Submit a row, unless another run is about to, and note before and after it."""
+        # What is sent may hold signed URLs; it is kept nowhere.
+        sent = await self._references.sent(request) if self._references else request
         try:
             entry, ours = await self.ledger.reserve(row, request)
         except DestinationError as error:  # which the other rows would meet as well
@@ -282,7 +293,7 @@ class Submitter:
         self._first_seen[entry.job_key] = _now()
         address = self._callback_url(entry.job_key) if self._callback_url else None
         try:
-            task_id = await submit(request, address, self.patience.submit)
+            task_id = await submit(sent, address, self.patience.submit)
         except UnconfirmedSubmit as error:
             self._count_unconfirmed(error)
             told = UnconfirmedSubmit(f"{error.message} {_ON_REQUEST}")

@@ -13,6 +13,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import (
+    finder_near,
     open_batch,
     read_manifest_near,
     require_credits,
@@ -23,11 +24,15 @@ from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.cli.options import (
     AsJson,
     CredentialsName,
+    References,
+    ReferencesUrl,
     RequestsPerSecond,
     StorageOptions,
     Timeout,
     To,
     find_place,
+    find_public_place,
+    find_saved_store,
     make_client,
 )
 from nanobanana_blocks.cli.output import (
@@ -74,6 +79,8 @@ def batch(
     gallery: Annotated[
         bool, typer.Option(help="Show the images on pages beside them, index.html.")
     ] = True,
+    references: References = None,
+    references_url: ReferencesUrl = None,
     storage_option: StorageOptions = None,
     credentials: CredentialsName = None,
     as_json: AsJson = False,
@@ -91,6 +98,7 @@ def batch(
         place = await find_place(to, storage_option, day)
         url = dates.for_date(manifest, day)
         found = await read_manifest_near(url, place.location, _defaults(defaults or []))
+        public = await find_public_place(references, references_url, storage_option)
         progress = Progress("Batch", len(found.rows), estimates=True)
         async with (
             short_collections(),
@@ -106,6 +114,8 @@ def batch(
                 poll=poll,
                 retry=retry or (),
                 keep_prompts=place.keep_prompts,
+                finder=finder_near(url, place.location, find_saved_store),
+                public=public,
                 on_outcome=progress.settle,
                 log=log,
             ) as opened,

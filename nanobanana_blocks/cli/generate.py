@@ -7,9 +7,8 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,10 +26,14 @@ from nanobanana_blocks.cli.options import (
     AsJson,
     CredentialsName,
     Place,
+    References,
+    ReferencesUrl,
     StorageOptions,
     Timeout,
     To,
     find_place,
+    find_public_place,
+    find_saved_store,
     make_client,
 )
 from nanobanana_blocks.cli.output import (
@@ -44,6 +47,8 @@ from nanobanana_blocks.cli.output import (
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.report import LandingStatus
+from nanobanana_blocks.references import PublicPlace, SourceFinder
+from nanobanana_blocks.storage.destination import StorageLocation
 
 _SOURCE = "generate.jsonl"
 
@@ -58,7 +63,7 @@ def generate(
     image: Annotated[
         list[str] | None,
         typer.Option(
-            "--image", metavar="URL", help="An image to work from, which the service can fetch."
+            "--image", help="An image to work from: a URL, a path or store-block/path; repeatable."
         ),
     ] = None,
     num_images: Annotated[
@@ -94,6 +99,8 @@ def generate(
         typer.Option("--wait/--no-wait", help="Wait and land; else print the generation task."),
     ] = True,
     timeout: Timeout = 900.0,
+    references: References = None,
+    references_url: ReferencesUrl = None,
     storage_option: StorageOptions = None,
     credentials: CredentialsName = None,
     as_json: AsJson = False,
@@ -121,10 +128,12 @@ def generate(
     async def run() -> RowOutcome | SubmissionAttempt:
         row, digest = _row_of(fields, again=again)
         place = await find_place(to, storage_option)
+        public = await find_public_place(references, references_url, storage_option)
         client = await make_client(credentials)
         progress = Progress("Generating" if wait else "Submitting", 1)
-        async with _opening(row, digest, place, client, timeout) as batch:
+        async with _opening(row, digest, place, client, timeout, public) as batch:
             progress.waits = batch.submitter.waits.describe
+            (row,) = batch.rows
             with progress.shown():
                 if wait or row.request is None:
                     return await batch.process(row)
@@ -144,24 +153,23 @@ def _row_of(fields: dict[str, Any], *, again: bool) -> tuple[Row, str]:
     Raises:
         InvalidInput: Options are invalid; each is named.
     """
-    for url in fields["image_urls"] or ():
-        if "://" not in url and Path(url).exists():
-            raise InvalidInput(
-                f"--image {url}: the service fetches images by itself. Put the file where it has a "
-                "URL, such as a presigned one, and give that."
-            )
     line = json.dumps({field: value for field, value in fields.items() if value is not None})
     try:
         manifest = parse_manifest(line.encode("utf-8", "surrogatepass"), source=_SOURCE)
     except InvalidManifest as error:
-        problems = [
-            f"{_option(problem.field)}: {problem.message}" if problem.field else problem.message
-            for problem in error.problems
-        ]
-        raise InvalidInput("; ".join(problems)) from None
+        raise _reworded(error) from None
     (row,) = manifest.rows
     key = f"{row.digest}-{secrets.token_hex(4)}" if again else row.digest
     return replace(row, key=key), manifest.digest
+
+
+def _reworded(error: InvalidManifest) -> InvalidInput:
+    """The same in the words of the command's options."""
+    problems = [
+        f"{_option(problem.field)}: {problem.message}" if problem.field else problem.message
+        for problem in error.problems
+    ]
+    return InvalidInput("; ".join(problems))
 
 
 def _option(field: str) -> str:
@@ -172,12 +180,17 @@ def _option(field: str) -> str:
 
 @asynccontextmanager
 async def _opening(
-    row: Row, digest: str, place: Place, client: NanoBananaClient, timeout: float
+    row: Row,
+    digest: str,
+    place: Place,
+    client: NanoBananaClient,
+    timeout: float,
+    public: PublicPlace | None,
 ) -> AsyncIterator[Batch]:
     """Open the batch that has this row only."""
-    async with (
-        client,
-        open_batch(
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(client)
+        opening = open_batch(
             client,
             place.location,
             _SOURCE,
@@ -187,9 +200,14 @@ async def _opening(
             in_flight=1,
             keep_prompts=place.keep_prompts,
             is_part=True,
+            finder=SourceFinder(StorageLocation("."), place.location, find_saved_store),
+            public=public,
             log=_log,
-        ) as batch,
-    ):
+        )
+        try:
+            batch = await stack.enter_async_context(opening)
+        except InvalidManifest as error:
+            raise _reworded(error) from None
         yield batch
 
 

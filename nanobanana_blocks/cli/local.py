@@ -51,6 +51,12 @@ def sandbox(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Listen where other machines can reach it.")
     ] = False,
+    fetch_references: Annotated[
+        bool,
+        typer.Option(
+            "--fetch-references", help="Fetch imageUrls really, and refuse what cannot be had."
+        ),
+    ] = False,
 ) -> None:
     """Serve a local stand-in for the API; no credits are spent."""
     from nanobanana_blocks.sandbox import SandboxSettings, serve
@@ -58,4 +64,5 @@ def sandbox(
     with ending_well():
         if not speed > 0:
             raise InvalidInput(f"--speed must be more than 0, not {speed:g}")
-        serve(host, port, settings=SandboxSettings(speed=speed), allow_remote=allow_remote)
+        settings = SandboxSettings(speed=speed, fetch_references=fetch_references)
+        serve(host, port, settings=settings, allow_remote=allow_remote)

@@ -23,6 +23,7 @@ from nanobanana_blocks.api.client import (
 )
 from nanobanana_blocks.cli.output import is_prefects, prefect_out_of_reach
 from nanobanana_blocks.errors import DestinationError, InvalidInput, MissingCredentials
+from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.storage.destination import StorageLocation
 
 TaskIds = Annotated[
@@ -58,6 +59,24 @@ Timeout = Annotated[
     float, typer.Option(min=0.001, help="Seconds to wait for each generation task.")
 ]
 
+References = Annotated[
+    str | None,
+    typer.Option(
+        "--references",
+        metavar="DEST",
+        help="Place with a public URL where copies of images to work from go; else they are "
+        "signed.",
+    ),
+]
+ReferencesUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--references-url",
+        metavar="URL",
+        help="Where the world reads that place, if it is no ImageStore that says so.",
+    ),
+]
+
 
 def _finite(number: float) -> float:
     """Bounds let NaN pass, which compares with nothing."""
@@ -79,10 +98,11 @@ _SIGNS_OF_PREFECT = ("prefect.db", "profiles.toml")
 
 @dataclass(frozen=True)
 class Place:
-    """Where images go, and whether receipts hold the prompts there."""
+    """Where images go, whether receipts hold the prompts, and where the world reads its files."""
 
     location: StorageLocation
     keep_prompts: bool = False
+    public_url: str = ""
 
 
 async def find_place(
@@ -118,7 +138,50 @@ async def _find_saved_place(name: str) -> Place:
             f"{name!r} may be the name of an ImageStore. {prefect_out_of_reach(error)} For a "
             f"folder of that name write ./{name}"
         ) from None
-    return Place(store.location, store.keep_prompts)
+    return Place(store.location, store.keep_prompts, store.public_url)
+
+
+async def find_public_place(
+    references: str | None, url: str | None, storage_options: Sequence[str] | None = None
+) -> PublicPlace | None:
+    """The place for copies of images to work from, if one was given.
+
+    The storage options serve it, too, where it is no saved block.
+
+    Raises:
+        InvalidInput: It has no public URL.
+    """
+    if references is None:
+        if url is not None:
+            raise InvalidInput("--references-url is of a place: give that with --references")
+        return None
+    place = await find_place(references)
+    public_url = url or place.public_url
+    if not public_url:
+        raise InvalidInput(
+            f"--references {place.location}: it has no public URL. Give --references-url, or the "
+            "name of an ImageStore that has one."
+        )
+    options = place.location.options or parse_storage_options(storage_options or ())
+    return PublicPlace(replace(place.location, options=options), public_url)
+
+
+async def find_saved_store(name: str) -> StorageLocation | None:
+    """The place that is saved under a name, where Prefect is in use and one is."""
+    if not _prefect_is_in_use():
+        return None
+    quieten_prefect()
+    from nanobanana_blocks.orchestration.blocks.image_store import find_saved_location
+
+    try:
+        return await find_saved_location(name)
+    except Exception as error:
+        if not is_prefects(error):
+            raise
+        raise DestinationError(
+            f"{name!r} may be the name of an ImageStore. {prefect_out_of_reach(error)} For a "
+            f"folder of that name write ./{name}/"
+        ) from None
 
 
 def _prefect_is_in_use() -> bool:

@@ -63,6 +63,7 @@ async def run_batch(
     timezone: str = "UTC",
     shard_deployment: str = "run-shard/pool",
     gallery: bool = True,
+    references: str | None = None,
 ) -> BatchReport:
     """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
 
@@ -88,6 +89,8 @@ async def run_batch(
         timezone: Time zone of that day, such as Europe/Berlin.
         shard_deployment: Deployment of the child runs.
         gallery: Show the images of the destination on pages beside them, index.html.
+        references: Name of a saved ImageStore block with a public URL, where copies of images to
+            work from go; without it, their storage signs URLs.
 
     Returns:
         What became of each row, in the order of the manifest; also kept beside the images.
@@ -108,6 +111,7 @@ async def run_batch(
         in_flight=in_flight,
         poll=poll,
         date=date or scheduled_day(timezone),
+        references=references,
     )
     log = get_run_logger()
     async with opening_batch(job) as batch:

@@ -12,20 +12,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nanobanana_blocks.images.download import MAX_PIXELS, ImageDownloader
     from nanobanana_blocks.images.egress import EgressRules
-    from nanobanana_blocks.images.limits import TimeAllowance
+    from nanobanana_blocks.images.limits import ByteBudget, TimeAllowance
+    from nanobanana_blocks.images.probing import Probed, UrlProbe
     from nanobanana_blocks.images.verification import VerifiedImage, verify_image
 
 __all__ = [
     "MAX_PIXELS",
+    "ByteBudget",
     "EgressRules",
     "ImageDownloader",
+    "Probed",
     "TimeAllowance",
+    "UrlProbe",
     "VerifiedImage",
     "verify_image",
 ]
 
 _MODULES = {
+    "ByteBudget": "limits",
     "MAX_PIXELS": "download",
+    "Probed": "probing",
+    "UrlProbe": "probing",
     "EgressRules": "egress",
     "ImageDownloader": "download",
     "TimeAllowance": "limits",

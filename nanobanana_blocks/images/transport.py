@@ -99,8 +99,12 @@ class ImageTransport:
         await self._pool.aclose()
 
     @asynccontextmanager
-    async def get(self, url: httpx.URL) -> AsyncIterator[Response]:
+    async def get(self, url: httpx.URL, *, at_most: int | None = None) -> AsyncIterator[Response]:
         """Send one GET without a key, cookie or referrer; redirects are not followed.
+
+        Args:
+            url: What to ask for.
+            at_most: How many bytes are wanted, from the first; a host may send more.
 
         Raises:
             ConnectionFailed: No whole answer came, also while the body is read.
@@ -118,6 +122,7 @@ class ImageTransport:
                     (b"User-Agent", USER_AGENT.encode()),
                     (b"Accept", b"image/*"),
                     (b"Accept-Encoding", b"identity"),
+                    *([(b"Range", b"bytes=0-%d" % (at_most - 1))] if at_most else []),
                 ],
                 extensions={"timeout": self._timeouts},
             ) as response:

@@ -14,6 +14,7 @@ from nanobanana_blocks.sandbox import submits
 from nanobanana_blocks.sandbox.envelopes import encode, record_info, refusal, spring_error
 from nanobanana_blocks.sandbox.exchange import Answer, BodyTooLargeError
 from nanobanana_blocks.sandbox.faults import Misbehaviour, endure
+from nanobanana_blocks.sandbox.references import ReferenceFetcher
 from nanobanana_blocks.sandbox.settings import Submit
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Api:
         self._state = state
         self._poster = poster
         self._closing = closing
+        self._references = ReferenceFetcher(state)
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request to a path of `ROUTES`, or spoil the answer."""
@@ -109,6 +111,8 @@ class Api:
             raw = await exchange.read_body(self._state.settings.max_body_bytes)
             body = _json(raw)
             submits.judge(endpoint, body)
+            if self._state.settings.fetch_references:
+                await self._references.fetch(body)
         except BodyTooLargeError:
             return self._refuse_submit(endpoint, None, 413)
         except submits.RefusedSubmitError as refused:

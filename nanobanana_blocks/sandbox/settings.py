@@ -253,6 +253,11 @@ class SandboxSettings(_Frozen):
         ge=2_000,
         description="Every image is one cached JPEG of this size, marked with its task's id.",
     )
+    fetch_references: bool = Field(
+        default=False,
+        description="Whether submits really fetch their imageUrls, and are refused where one "
+        "cannot be had without a key.",
+    )
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
     rate_limits: tuple[RateLimit, ...] = ()
     callback_timeout_seconds: float = Field(default=15.0, gt=0)
@@ -290,6 +295,10 @@ class SandboxStats(BaseModel):
     keys_on_image_host: int = Field(
         description="Image requests that carried the API key, or any Authorization header."
     )
+    references_fetched: int = Field(
+        description="Images to work from that were got, where they are fetched."
+    )
+    references_refused: int = Field(description="Likewise, that could not be had.")
     submits: int = Field(description="Submits that created a task.")
     submits_refused: int
     credits_spent: int

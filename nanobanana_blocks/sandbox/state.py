@@ -117,6 +117,8 @@ class Counts:
     peak_in_flight: int = 0
     rate_limited: int = 0
     keys_on_image_host: int = 0
+    references_fetched: int = 0
+    references_refused: int = 0
     callbacks_attempted: int = 0
     callbacks_delivered: int = 0
     callbacks_given_up: int = 0
@@ -266,6 +268,8 @@ class SandboxState:
             rate_limited=counts.rate_limited,
             faults_fired=counts.faults_fired,
             keys_on_image_host=counts.keys_on_image_host,
+            references_fetched=counts.references_fetched,
+            references_refused=counts.references_refused,
             submits=created,
             submits_refused=len(self.submits) - created,
             credits_spent=self.credits_spent,

@@ -21,7 +21,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -241,6 +241,10 @@ class Destination:
         Folders inside it and names with a leading dot are left out. A missing folder is empty.
         """
         return await self._perform("list", self._folder.list, missing={})
+
+    async def list_times(self) -> dict[str, datetime | None]:
+        """Return when each file that `list` tells of was last written, in UTC; None: not told."""
+        return await self._perform("list", self._folder.times, missing={})
 
     async def size_of(self, name: str) -> int | None:
         """Return the size of `name` in bytes, or None where there is no such file."""

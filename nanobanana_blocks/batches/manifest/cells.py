@@ -17,9 +17,10 @@ _CELLS: Mapping[str, TypeAdapter[Any]] = {
 }
 """What cells of a column mean, where that is not text."""
 
-_BETWEEN_URLS = re.compile(r"[\s,;|]+(?=https?://)", re.IGNORECASE)
+_BETWEEN_URLS = re.compile(r"[\s,;|]+(?=[a-z][a-z0-9+.-]*://|row:)", re.IGNORECASE)
 _AFTER_A_URL = re.compile(r"[\s,;|]+(?=\s|$)")
-_JOINED = re.compile(r"[,;|]https?://", re.IGNORECASE)
+_JOINED = re.compile(r"[,;|](?:https?|s3|gs|az)://", re.IGNORECASE)
+_BETWEEN_FILES = re.compile(r"[,;|]+")
 
 
 def from_cell(name: str, text: str) -> object:
@@ -48,12 +49,14 @@ def from_cell(name: str, text: str) -> object:
 
 
 def _urls(text: str) -> list[str]:
-    """The URLs in a cell: between white space, or commas and the like before the next ``http``.
+    """The images in a cell: between white space, or commas and the like before the next URL.
 
-    A comma anywhere else belongs to its URL.
+    A comma anywhere else belongs to its URL. Between files without a scheme, commas part them.
     """
-    spaced = _AFTER_A_URL.sub(" ", _BETWEEN_URLS.sub(" ", text))
-    return spaced.split()
+    found: list[str] = []
+    for part in _AFTER_A_URL.sub(" ", _BETWEEN_URLS.sub(" ", text)).split():
+        found += [part] if "://" in part else filter(None, _BETWEEN_FILES.split(part))
+    return found
 
 
 def is_joined(url: object) -> bool:

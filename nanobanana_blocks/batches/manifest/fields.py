@@ -19,7 +19,7 @@ from nanobanana_blocks.api.requests import (
     AspectRatio,
     Endpoint,
     ImageSize,
-    ImageUrl,
+    ImageSource,
     NumberOfImages,
     Resolution,
 )
@@ -78,8 +78,8 @@ class RowDefaults(BaseModel):
     watermark: str | None = Field(
         default=None, description="Text to mark the images with; generate only."
     )
-    image_urls: tuple[ImageUrl, ...] | None = Field(
-        default=None, description="Images to work from."
+    image_urls: tuple[ImageSource, ...] | None = Field(
+        default=None, description="Images to work from: URLs, paths or store-block/path."
     )
     aspect_ratio: AspectRatio | None = Field(
         default=None, description="Width to height; generate-pro and generate-2."

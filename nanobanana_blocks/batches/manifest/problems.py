@@ -95,7 +95,7 @@ _EXPECTED = {
     "finite_number": "a whole number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
-    "tuple_type": "a list of URLs",
+    "tuple_type": "a list of URLs or files",
 }
 
 
@@ -122,8 +122,7 @@ def _said(error: ErrorDetails, instead: str) -> str:
     if kind == "too_long":
         return f"must have at most {context['max_length']} items, not {len(value):,}"
     if kind == "string_pattern_mismatch":
-        blank = context["pattern"] == r"\S"
-        return "must not be blank" if blank else "must be an http or https URL, without spaces"
+        return "must not be blank"
     if kind == "string_unicode":
         return "holds half of a surrogate pair, which is no character"
     if kind == "missing":

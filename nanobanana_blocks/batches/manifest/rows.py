@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,6 +68,21 @@ class Row:
     name: str | None
     task_id: str | None
     request: GenerationRequest | None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images that it works from, as the manifest names them."""
+        return (self.request.image_urls or ()) if self.request else ()
+
+    def including(self, contents: str) -> Row:
+        """The row recognised by the contents of its images as well, which make another row of it.
+
+        A key that was made of its digest is made of the new one.
+        """
+        digest = _shortened(f"{self.digest}\n{contents}")
+        is_made = self.key.startswith(self.digest)
+        key = digest + self.key.removeprefix(self.digest) if is_made else self.key
+        return replace(self, digest=digest, key=key)
 
 
 @dataclass(slots=True)
@@ -368,4 +383,8 @@ def _digest(request: GenerationRequest | None, task_id: str | None) -> str:
         if request
         else str(task_id)
     )
+    return _shortened(content)
+
+
+def _shortened(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_DIGITS]

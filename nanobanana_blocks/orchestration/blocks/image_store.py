@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from datetime import date
+from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     LOGO_URL,
     what_is_invalid,
 )
+from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 from nanobanana_blocks.storage.locations import Location, redact
@@ -35,6 +36,7 @@ class ImageStore(Block):
         url: Where images go.
         storage_options: What fsspec's backend for it takes, such as keys and endpoints.
         keep_prompts: Whether receipts hold the prompt.
+        public_url: Where the world reads its files, where it can.
 
     Example:
         Load a stored place and see what is in it:
@@ -74,6 +76,24 @@ class ImageStore(Block):
         description="Write each generation task's prompt into its receipt.",
     )
 
+    public_url: str = Field(
+        default="",
+        title="Public URL",
+        description="The URL under which anyone can read the files of this place, such as "
+        "https://cdn.example.com/folder; needed where copies of reference images go here.",
+        json_schema_extra={"pattern": r"^$|^https?://[^\s?#@]+$"},
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str) -> str:
+        if value.strip():
+            try:
+                PublicPlace(StorageLocation("."), value.strip())
+            except InvalidInput as invalid:
+                raise ValueError(invalid.message) from None
+        return value.strip()
+
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
@@ -87,6 +107,22 @@ class ImageStore(Block):
     def location(self) -> StorageLocation:
         """The place without Prefect: its URL and options."""
         return StorageLocation(self.url, self.storage_options.get_secret_value())
+
+    @property
+    def public(self) -> PublicPlace:
+        """The place as one that the world can read.
+
+        Raises:
+            InvalidInput: It has no public URL.
+        """
+        if not self.public_url:
+            name = self._block_document_name
+            called = f"the ImageStore {name!r}" if name else redact(self.url)
+            raise InvalidInput(
+                f"{called} has no public URL, so the service cannot fetch from it. Save an "
+                "ImageStore with its public_url, and give its name as references."
+            )
+        return PublicPlace(self.location, self.public_url)
 
     async def open(self) -> Destination:
         """Reach the place, to be used as an async context manager.
@@ -133,6 +169,31 @@ async def load_store(destination: str) -> ImageStore:
     except DestinationError as error:
         raise _naming_block(error, store._block_document_name) from None
     return store
+
+
+async def public_place(name: str | None) -> PublicPlace | None:
+    """The public place for copies of reference images that a flow's `references` means.
+
+    Raises:
+        InvalidInput: It is no saved ImageStore with a public URL.
+    """
+    return (await load_store(name)).public if name else None
+
+
+async def find_saved_location(name: str) -> StorageLocation | None:
+    """The place saved under a name; None where none is. ``{date}`` in it is today's, in UTC."""
+    try:
+        store: ImageStore = await ImageStore.aload(name)
+    except ValueError as missing:
+        if "Unable to find block document" not in str(missing):
+            raise
+        return None
+    except RuntimeError as invalid:  # Prefect's, for a block that does not pass its validation
+        raise DestinationError(
+            f"the ImageStore {name!r} is invalid: {what_is_invalid(invalid)}. "
+            "Edit it in Prefect's UI."
+        ) from None
+    return store.for_date(datetime.now(UTC).date()).location
 
 
 def _naming_block(error: DestinationError, name: str | None) -> DestinationError:

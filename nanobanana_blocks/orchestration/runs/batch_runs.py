@@ -18,7 +18,12 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults
-from nanobanana_blocks.batches.opening import open_batch, read_manifest_near, summarise_ledger
+from nanobanana_blocks.batches.opening import (
+    finder_near,
+    open_batch,
+    read_manifest_near,
+    summarise_ledger,
+)
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.garbage import short_collections
@@ -28,7 +33,12 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     NanoBananaCredentials,
     load_credentials,
 )
-from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
+from nanobanana_blocks.orchestration.blocks.image_store import (
+    ImageStore,
+    find_saved_location,
+    load_store,
+    public_place,
+)
 from nanobanana_blocks.orchestration.observability.events import posting_outcomes
 from nanobanana_blocks.orchestration.observability.progress import showing_progress
 from nanobanana_blocks.orchestration.observability.wakeups import (
@@ -62,6 +72,9 @@ class BatchJob(BaseModel):
     in_flight: int = Field(ge=1, description="Rows under way at a time, in each run.")
     poll: PollPolicy = Field(description="When to ask the API.")
     date: datetime.date = Field(description="What {date} stands for.")
+    references: str | None = Field(
+        default=None, description="Name of an ImageStore with a public URL, for reference images."
+    )
 
 
 class Shard(BaseModel):
@@ -102,6 +115,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     callback_url = _callback_url(job, block)
     store = await dated_store(job)
     manifest_url = dates.for_date(job.manifest, job.date)
+    public = await public_place(job.references)
     manifest = await read_manifest_near(manifest_url, store.location, job.defaults)
     rows = shard.rows_of(manifest) if shard else manifest.rows
     async with (
@@ -122,6 +136,8 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             callback_url=callback_url,
             keep_prompts=store.keep_prompts,
             is_part=shard is not None,
+            finder=finder_near(manifest_url, store.location, find_saved_location),
+            public=public,
             on_outcome=OutcomeReporter(len(rows), events),
             log=get_run_logger(),
         ) as batch,

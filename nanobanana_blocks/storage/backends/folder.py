@@ -10,6 +10,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -80,6 +81,19 @@ class Folder(ABC):
 
     @abstractmethod
     async def size_of(self, name: str) -> int | None: ...
+
+    async def times(self) -> dict[str, datetime | None]:
+        """When each file was last written, where the storage tells."""
+        return dict.fromkeys(await self.list())
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """What the storage tells of a file or folder, in fsspec's words."""
+        raise NotImplementedError
+
+    async def sign(self, name: str, seconds: int) -> str:
+        """A URL by which anyone can read `name`, for so long; `NotImplementedError` where none."""
+        del name, seconds
+        raise NotImplementedError
 
     @abstractmethod
     async def read(self, name: str) -> bytes: ...

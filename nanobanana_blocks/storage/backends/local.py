@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from nanobanana_blocks.storage.backends.folder import MAX_THREADS, Folder, temporary_name
 from nanobanana_blocks.storage.causes import CannotCreate
@@ -52,6 +55,19 @@ class LocalFolder(Folder):
     async def size_of(self, name: str) -> int | None:
         return (await self._in_thread((self._path / name).stat)).st_size
 
+    async def times(self) -> dict[str, datetime | None]:
+        return await self._in_thread(self._times)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        status = await self._in_thread((self._path / name).stat)
+        is_file = stat.S_ISREG(status.st_mode)
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "other"
+        return {
+            "type": "file" if is_file else kind,
+            "size": status.st_size,
+            "mtime": status.st_mtime_ns,
+        }
+
     async def read(self, name: str) -> bytes:
         return await self._in_thread((self._path / name).read_bytes)
 
@@ -82,6 +98,14 @@ class LocalFolder(Folder):
                     if not entry.name.startswith(".") and entry.is_file():
                         sizes[entry.name] = entry.stat().st_size
         return sizes
+
+    def _times(self) -> dict[str, datetime | None]:
+        found: dict[str, datetime | None] = {}
+        for name in self._list():
+            with suppress(FileNotFoundError):
+                written = (self._path / name).stat().st_mtime
+                found[name] = datetime.fromtimestamp(written, UTC)
+        return found
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = self._written_apart(data)

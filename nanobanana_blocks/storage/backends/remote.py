@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -102,6 +103,20 @@ class RemoteFolder(Folder):
         self._file_system.invalidate_cache()
         found = await self._call("info", self._at(name))
         return int(found["size"]) if found.get("type") == "file" else None
+
+    async def times(self) -> dict[str, datetime | None]:
+        self._file_system.invalidate_cache()
+        entries = await self._call("ls", self._root, detail=True)
+        by_name = {str(entry["name"]).rpartition("/")[2]: entry for entry in entries}
+        return {name: _written_at(by_name[name]) for name, _ in self._files_among(entries)}
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        self._file_system.invalidate_cache()
+        return dict(await self._call("info", self._at(name)))
+
+    async def sign(self, name: str, seconds: int) -> str:
+        # What all backends have for it is a plain method, also where the others are asynchronous.
+        return str(await self._in_thread(self._file_system.sign, self._at(name), seconds))
 
     async def read(self, name: str) -> bytes:
         return bytes(await self._call("cat_file", self._at(name)))
@@ -210,6 +225,25 @@ class RemoteFolder(Folder):
                 f"which cannot write safely here. pip install 'nanobanana-blocks[{extra}]'"
             )
         return found
+
+
+_WRITTEN = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What backends call the time at which a file was last written."""
+
+
+def _written_at(entry: Mapping[str, Any]) -> datetime | None:
+    """When a file was written, in UTC, in whatever form a backend tells it."""
+    told = next((entry[name] for name in _WRITTEN if entry.get(name) is not None), None)
+    try:
+        if isinstance(told, (int, float)):
+            return datetime.fromtimestamp(told, UTC)
+        if isinstance(told, str):
+            told = datetime.fromisoformat(told)
+    except (ValueError, OverflowError, OSError):
+        return None
+    if not isinstance(told, datetime):
+        return None
+    return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
 
 
 async def _close(file_system: Any, close: Callable[[Any], Coroutine[Any, Any, None]]) -> None:

@@ -1,0 +1,351 @@
+"""How the service gets to see the reference images of a run, and what is checked before.
+
+Three ways, by what a text is and what the user has set up: a URL is sent as it is; a file is copied
+to the public place, where there is one; else its storage signs a URL for it. Signed URLs are
+secrets: they are made for one submit, sent, and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from nanobanana_blocks.api.references import beyond_reach
+from nanobanana_blocks.api.requests import GenerationRequest, is_url
+from nanobanana_blocks.concurrency import map_concurrently
+from nanobanana_blocks.errors import (
+    DestinationError,
+    ForbiddenAddress,
+    ImageError,
+    ImageGone,
+    ImageUnavailable,
+    NanoBananaError,
+    UnusableReference,
+)
+from nanobanana_blocks.images import EgressRules, Probed, UrlProbe
+from nanobanana_blocks.references.copies import Copies, PublicPlace
+from nanobanana_blocks.references.inspection import EXTENSIONS, MAX_BYTES, Picture
+from nanobanana_blocks.references.known import Known, recall, remember
+from nanobanana_blocks.references.sources import SourceFile, SourceFinder, is_file
+from nanobanana_blocks.references.storages import Storages, open_storages
+from nanobanana_blocks.storage.destination import StorageLocation
+
+EXAMINED_AT_ONCE = 16
+SPARE_SECONDS = 3600.0
+"""How much longer than the wait for its task a signed URL lives: the service may queue it."""
+
+MAX_SIGNED_SECONDS = 7 * 86_400
+"""The longest that S3 and Google sign for."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found of a file.
+
+    Attributes:
+        file: Where it is; None where the text names no file.
+        picture: What it is, or was when it was last seen; None where that is not known.
+        problem: Why it cannot be sent; None where it can.
+    """
+
+    file: SourceFile | None
+    picture: Picture | None
+    problem: NanoBananaError | None = None
+
+
+class References:
+    """The reference images of one run; made by `open_references`.
+
+    Attributes:
+        copies: The public copies, where there is a place for them.
+        examined: What was found of each file, by the text that names it.
+    """
+
+    def __init__(
+        self,
+        finder: SourceFinder,
+        images: StorageLocation,
+        storages: Storages,
+        probe: UrlProbe,
+        *,
+        base_url: str,
+        timeout: float,
+        copies: Copies | None = None,
+    ) -> None:
+        """For `open_references`, which describes these."""
+        self.copies = copies
+        self.examined: dict[str, Examined] = {}
+        self._finder = finder
+        self._images = images
+        self._storages = storages
+        self._probe = probe
+        self._base_url = base_url
+        self._lifetime = int(timeout + SPARE_SECONDS)
+        self._known: Mapping[str, Known] | None = None
+        self._found: dict[str, Known] = {}
+        self._prepared: dict[str, asyncio.Task[None]] = {}
+
+    async def examine(self, texts: Iterable[str]) -> None:
+        """Find out what the files are that texts name; `examined` tells of each.
+
+        Each is read once, unless its storage says that it is what is remembered of it.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self.examined and is_file(text)]
+        if new and self._known is None:
+            self._known = await recall(self._images)
+        found = await map_concurrently(self._examine, new, at_once=EXAMINED_AT_ONCE)
+        self.examined.update(zip(new, found, strict=True))
+
+    async def _examine(self, text: str) -> Examined:
+        try:
+            file = await self._finder.find(text)
+        except NanoBananaError as error:
+            return Examined(None, None, error)
+        earlier = (self._known or {}).get(file.shown)
+        try:
+            known = await self._storages.examine(file, earlier)
+        except NanoBananaError as error:
+            return Examined(file, earlier.picture if earlier else None, error)
+        self._found[file.shown] = known
+        return Examined(file, known.picture)
+
+    async def remember(self) -> None:
+        """Write what was found, so that the next run reads only what has changed."""
+        if self._found:
+            await remember(self._images, self._found)
+
+    def add(self, text: str, file: SourceFile, picture: Picture) -> None:
+        """Take note of a file that is known without being read, such as what has just landed."""
+        self.examined[text] = Examined(file, picture)
+
+    def identity(self, texts: Iterable[str]) -> str | None:
+        """What tells the content of the files that texts name; None where one is not known."""
+        contents = []
+        for text in filter(is_file, texts):
+            examined = self.examined[text]
+            if examined.picture is None:
+                return None
+            contents.append(f"{text} {examined.picture.sha256}")
+        return "\n".join(contents)
+
+    async def problems(self, texts: Iterable[str]) -> dict[str, str]:
+        """Why the service would not get what texts name, found out before anything is spent.
+
+        URLs are asked for as a stranger would. Of the files on each storage, one is made reachable
+        and asked for: what is wrong with keys, rights and addresses is wrong with all.
+        """
+        unique = list(dict.fromkeys(texts))
+        problems = {text: self._problem(text) for text in unique}
+        urls = [text for text in unique if is_url(text) and not problems[text]]
+        found = await map_concurrently(self._check_url, urls)
+        problems.update(zip(urls, found, strict=True))
+        by_storage: dict[str, list[str]] = {}
+        for text in unique:
+            if is_file(text) and not problems[text]:
+                by_storage.setdefault(self._storage_of(text), []).append(text)
+        for alike in by_storage.values():
+            try:
+                await self.prepare_one(alike[0])
+            except NanoBananaError as error:
+                for text in alike:
+                    problems[text] = error.message
+        return {text: problem for text, problem in problems.items() if problem}
+
+    def _problem(self, text: str) -> str | None:
+        if is_file(text):
+            error = self.examined[text].problem
+            return error.message if error else None
+        where = beyond_reach(text, self._base_url)
+        return f"is on {where} that the service cannot fetch from" if where else None
+
+    def _storage_of(self, text: str) -> str:
+        file = self.examined[text].file
+        return "" if self.copies or file is None else file.root.url
+
+    async def _check_url(self, url: str) -> str | None:
+        try:
+            _require_kind(await self._probed(url))
+        except ImageUnavailable as error:
+            if isinstance(error, ImageGone):
+                return error.message
+            _logger.warning(
+                "Could not check an image to work from; continuing, for the service may reach it: "
+                "%s",
+                error,
+            )
+        except NanoBananaError as error:
+            return error.message
+        return None
+
+    async def _probed(self, url: str) -> Probed | None:
+        """What a stranger gets of a URL; None where the rules forbid to ask."""
+        try:
+            self._probe.rules.check_url(httpx.URL(url))
+        except (ForbiddenAddress, httpx.InvalidURL):  # http, for one, which the service may fetch
+            return None
+        return await self._probe.probe(url)
+
+    async def prepare(self, request: GenerationRequest) -> None:
+        """Make the files of a request reachable, and make sure of it, once for each file.
+
+        Raises:
+            UnusableReference: The service would not get one of them.
+            StorageError: A storage failed; trying again may help.
+        """
+        for text in request.image_urls or ():
+            if is_file(text):
+                await self.prepare_one(text)
+
+    async def prepare_one(self, text: str) -> None:
+        """Make one file reachable; see `prepare`."""
+        preparing = self._prepared.get(text)
+        if preparing is None:
+            preparing = self._prepared[text] = asyncio.create_task(self._prepare(text))
+        try:
+            await asyncio.shield(preparing)
+        except NanoBananaError as error:
+            if error.retryable:
+                self._prepared.pop(text, None)
+            raise
+
+    async def _prepare(self, text: str) -> None:
+        file, picture = self._sendable(text)
+        try:
+            if self.copies:
+                async with self._storages.holding(picture.size):
+                    url = await self.copies.ensure(
+                        picture, lambda: self._storages.read(file, picture)
+                    )
+                made = "its public copy"
+            else:
+                url = await self._signed(file)
+                made = "its signed URL"
+        except DestinationError as error:
+            raise UnusableReference(f"{file.shown} cannot be sent: {error.message}") from None
+        if where := beyond_reach(url, self._base_url):
+            raise UnusableReference(
+                f"{file.shown} cannot be sent: {made} is on {where} that the service cannot fetch "
+                f"from. {_NEXT_STEP}"
+            )
+        try:
+            await self._probe.probe(url)
+        except ImageError as error:
+            raise UnusableReference(
+                f"{file.shown} cannot be sent: {made} does not give it to the world, for "
+                f"{error.message} {_NEXT_STEP}"
+            ) from None
+
+    def _sendable(self, text: str) -> tuple[SourceFile, Picture]:
+        examined = self.examined[text]
+        if examined.problem:
+            raise examined.problem
+        if examined.file is None or examined.picture is None:
+            raise AssertionError(text)
+        return examined.file, examined.picture
+
+    async def _signed(self, file: SourceFile) -> str:
+        if file.root.local is not None:
+            raise UnusableReference(
+                f"{file.shown} is on this machine, where the service cannot fetch it. {_NEXT_STEP}"
+            )
+        if self._lifetime > MAX_SIGNED_SECONDS:
+            raise UnusableReference(
+                f"{file.shown} cannot be sent: a signed URL lives a week at most, and this run may "
+                f"wait longer. Lower timeout. {_NEXT_STEP}"
+            )
+        try:
+            return await self._storages.sign(file, self._lifetime)
+        except DestinationError as error:
+            raise UnusableReference(
+                f"{file.shown} cannot be sent: {error.message} Give credentials that can, such as "
+                f"an account's or a service account's key. {_NEXT_STEP}"
+            ) from None
+
+    async def sent(self, request: GenerationRequest) -> GenerationRequest:
+        """The request as it is sent: with URLs that the service can fetch, fresh where signed.
+
+        It holds secrets: it is for one submit, and never to be kept, logged or shown.
+
+        Raises:
+            UnusableReference: A file cannot be made reachable.
+        """
+        texts = request.image_urls or ()
+        if not any(map(is_file, texts)):
+            return request
+        return request.model_copy(
+            update={"image_urls": tuple([await self._url_of(text) for text in texts])}
+        )
+
+    async def _url_of(self, text: str) -> str:
+        if is_url(text):
+            return text
+        file, picture = self._sendable(text)
+        if self.copies:
+            return self.copies.place.url_of(picture.file_name)
+        return await self._signed(file)
+
+    def describe(self, texts: Iterable[str]) -> str:
+        """How the service gets the images that texts name, in words for a plan."""
+        unique = list(dict.fromkeys(texts))
+        urls = sum(map(is_url, unique))
+        files = [text for text in unique if is_file(text) and text in self.examined]
+        parts = []
+        if urls:
+            parts.append(f"{urls:,} by {'its own URL' if urls == 1 else 'their own URLs'}")
+        if files and self.copies:
+            where = self.copies.place.location
+            parts.append(f"{len(files):,} by public copies in {where}")
+        elif files:
+            parts.append(f"{len(files):,} by signed URLs that live {self._lifetime:,} s")
+        return ", ".join(parts)
+
+
+_NEXT_STEP = "Or give `references`: a place with a public URL, where a copy is put."
+
+
+def _require_kind(probed: Probed | None) -> None:
+    if probed is None:
+        return
+    if probed.media_type not in EXTENSIONS:
+        kind = probed.media_type.partition("/")[2].upper()
+        raise UnusableReference(f"is a {kind}, and the service takes JPEG, PNG and WebP")
+    if probed.size is not None and probed.size > MAX_BYTES:
+        raise UnusableReference(
+            f"has {probed.size:,} bytes, and the service takes {MAX_BYTES:,} at most"
+        )
+
+
+@asynccontextmanager
+async def open_references(
+    finder: SourceFinder,
+    images: StorageLocation,
+    *,
+    base_url: str,
+    timeout: float,
+    public: PublicPlace | None = None,
+) -> AsyncIterator[References]:
+    """Give what makes the reference images of a run reachable, and close it at the end.
+
+    Args:
+        finder: Finds the files that texts name.
+        images: Where the images go; what is known of reference images is remembered beside them.
+        base_url: The API, which decides what it can fetch, and where URLs may lead.
+        timeout: Seconds that each generation task is waited for; signed URLs outlive it.
+        public: Where copies go, instead of signed URLs.
+    """
+    async with (
+        AsyncExitStack() as stack,
+        open_storages() as storages,
+        UrlProbe(EgressRules.for_api(base_url)) as probe,
+    ):
+        copies = await stack.enter_async_context(Copies(public)) if public else None
+        yield References(
+            finder, images, storages, probe, base_url=base_url, timeout=timeout, copies=copies
+        )
