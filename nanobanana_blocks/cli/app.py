@@ -12,6 +12,7 @@ from nanobanana_blocks.cli.callbacks import callbacks
 from nanobanana_blocks.cli.gallery import gallery
 from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.cli.local import demo, sandbox
+from nanobanana_blocks.cli.references import clear_references
 from nanobanana_blocks.cli.setup import automations, init, save_key
 from nanobanana_blocks.cli.tasks import account_credits, land, status
 from nanobanana_blocks.cli.verify import verify
@@ -58,6 +59,7 @@ app.command()(batch)
 app.command()(land)
 app.command()(verify)
 app.command()(gallery)
+app.command("clear-references")(clear_references)
 app.command()(status)
 app.command("credits")(account_credits)
 app.command()(init)

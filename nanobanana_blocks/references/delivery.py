@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from urllib.parse import urlsplit
+
 import httpx
 
 from nanobanana_blocks.api.references import beyond_reach
@@ -71,7 +73,7 @@ class References:
     def __init__(
         self,
         finder: SourceFinder,
-        images: StorageLocation,
+        images: StorageLocation | None,
         storages: Storages,
         probe: UrlProbe,
         *,
@@ -90,6 +92,7 @@ class References:
         self._lifetime = int(timeout + SPARE_SECONDS)
         self._known: Mapping[str, Known] | None = None
         self._found: dict[str, Known] = {}
+        self._out_of_reach: set[str] = set()
         self._prepared: dict[str, asyncio.Task[None]] = {}
 
     async def examine(self, texts: Iterable[str]) -> None:
@@ -98,7 +101,7 @@ class References:
         Each is read once, unless its storage says that it is what is remembered of it.
         """
         new = [text for text in dict.fromkeys(texts) if text not in self.examined and is_file(text)]
-        if new and self._known is None:
+        if new and self._known is None and self._images:
             self._known = await recall(self._images)
         found = await map_concurrently(self._examine, new, at_once=EXAMINED_AT_ONCE)
         self.examined.update(zip(new, found, strict=True))
@@ -118,7 +121,7 @@ class References:
 
     async def remember(self) -> None:
         """Write what was found, so that the next run reads only what has changed."""
-        if self._found:
+        if self._found and self._images:
             await remember(self._images, self._found)
 
     def add(self, text: str, file: SourceFile, picture: Picture) -> None:
@@ -170,16 +173,21 @@ class References:
         return "" if self.copies or file is None else file.root.url
 
     async def _check_url(self, url: str) -> str | None:
+        host = urlsplit(url).netloc
+        if host in self._out_of_reach:
+            return None
         try:
             _require_kind(await self._probed(url))
         except ImageUnavailable as error:
             if isinstance(error, ImageGone):
                 return error.message
-            _logger.warning(
-                "Could not check an image to work from; continuing, for the service may reach it: "
-                "%s",
-                error,
-            )
+            if host not in self._out_of_reach:  # nothing else of it is asked for
+                self._out_of_reach.add(host)
+                _logger.warning(
+                    "Could not check the images to work from on a host; continuing, for the "
+                    "service may reach it: %s",
+                    error,
+                )
         except NanoBananaError as error:
             return error.message
         return None
@@ -268,6 +276,22 @@ class References:
                 f"an account's or a service account's key. {_NEXT_STEP}"
             ) from None
 
+    async def ready(self, request: GenerationRequest) -> GenerationRequest:
+        """Check a request of its own, make its files reachable, and return it as it is sent.
+
+        Raises:
+            UnusableReference: The service would not get one of its images; each is told.
+            StorageError: A storage failed; trying again may help.
+        """
+        texts = request.image_urls or ()
+        await self.examine(texts)
+        wrong = await self.problems(texts)
+        told = [f"image {n} {wrong[text]}" for n, text in enumerate(texts, 1) if text in wrong]
+        if told:
+            raise UnusableReference(f"{'; '.join(told)} Nothing was sent.")
+        await self.prepare(request)
+        return await self.sent(request)
+
     async def sent(self, request: GenerationRequest) -> GenerationRequest:
         """The request as it is sent: with URLs that the service can fetch, fresh where signed.
 
@@ -325,7 +349,7 @@ def _require_kind(probed: Probed | None) -> None:
 @asynccontextmanager
 async def open_references(
     finder: SourceFinder,
-    images: StorageLocation,
+    images: StorageLocation | None,
     *,
     base_url: str,
     timeout: float,
@@ -336,6 +360,7 @@ async def open_references(
     Args:
         finder: Finds the files that texts name.
         images: Where the images go; what is known of reference images is remembered beside them.
+            Without it, nothing is.
         base_url: The API, which decides what it can fetch, and where URLs may lead.
         timeout: Seconds that each generation task is waited for; signed URLs outlive it.
         public: Where copies go, instead of signed URLs.

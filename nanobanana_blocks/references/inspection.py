@@ -22,7 +22,8 @@ EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 """The kinds that the service takes (documented for sister products), and how their files end."""
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-_OTHERS = ("GIF", "BMP", "TIFF", "AVIF", "ICO", "PSD", "JPEG2000")
+_READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PSD")
+"""What is told by name, so that its owner knows what to convert."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def inspect(data: bytes) -> Picture:
     require_size(len(data))
     buffer = io.BytesIO(data)
     try:
-        with Image.open(buffer, formats=[*_MEDIA_TYPES, *_OTHERS]) as image:
+        Image.init()
+        known = [name for name in _READ if name in Image.OPEN]
+        with Image.open(buffer, formats=known) as image:
             kind, (width, height) = str(image.format), image.size
             decoded_to = buffer.tell()
     except Exception:  # Pillow raises nearly anything on hostile bytes

@@ -115,4 +115,6 @@ class SourceFinder:
         for place in (self._near, self._also):
             if place and Location.parse(place.url).protocol == protocol:
                 return place.options
-        return {}
+        # Given with a local folder, which has none, they are meant for the files.
+        is_local = self._also is not None and Location.parse(self._also.url).local is not None
+        return self._also.options if self._also and is_local else {}

@@ -77,6 +77,13 @@ async def test_such_a_request_is_not_sent() -> None:
             await client.submit(request_with("http://10.0.0.1/a.png"))
 
 
+async def test_a_file_is_not_sent_as_it_is() -> None:
+    """Rule: the client sends URLs only; what makes files reachable is named."""
+    async with NanoBananaClient("a-key-that-is-never-sent", PUBLIC) as client:
+        with pytest.raises(InvalidInput, match="image 2 is a file.*nanobanana generate"):
+            await client.submit(request_with("https://example.com/a.png", "photos/a.png"))
+
+
 async def test_schemes_in_capitals_are_urls(sandbox: Sandbox) -> None:
     """Rule: schemes are case-insensitive, to the request and to the sandbox."""
     request = GenerateRequest(prompt="a fig", image_urls=("HTTPS://example.com/a.png",))

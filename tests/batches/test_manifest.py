@@ -124,8 +124,8 @@ def test_null_means_not_given() -> None:
         ({"watermark": 1}, "watermark: must be text, not 1"),
         ({"imageUrls": "https://x/?key=s3cr3t"}, "imageUrls: must be a list of URLs"),
         (
-            {"imageUrls": ["http://x", "s3cr3t", "s3cr3t"]},
-            "imageUrls: item 2 must be an http or https URL, without spaces",
+            {"imageUrls": ["http://x", "data:image/png;base64,s3cr3t", "http:// s3cr3t"]},
+            "imageUrls: item 2 is a data URL, which the service refuses: give the file itself",
         ),
         ({"type": "IMAGETOIAMGE"}, "type: IMAGETOIAMGE needs imageUrls"),
         ({"type": "IMAGE"}, "type: must be one of TEXTTOIAMGE, IMAGETOIAMGE, not IMAGE"),
@@ -566,7 +566,7 @@ def test_the_same_rows_in_both_formats_are_recognised_as_the_same() -> None:
         ('prompt\n"a"b', "row 2: has text after a closing quote"),
         ("prompt\ra\rb", "row 1: has a carriage return by itself"),
         ('prompt\n"' + "x\n" * 100_000 + '"', "row 2: has a cell that is too long for CSV"),
-        ('prompt,imageUrls\na,[""]', "row 2, imageUrls: item 1 must be an http or https URL"),
+        ('prompt,imageUrls\na,[""]', "row 2, imageUrls: item 1 must not be blank"),
         ("prompt,imageUrls\na,[1", "row 2, imageUrls: must be a list of URLs"),
         ("prompt,numImages\na,two", "row 2, numImages: must be a whole number, not two"),
         (

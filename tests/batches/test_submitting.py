@@ -182,7 +182,7 @@ async def test_a_timeout_that_cannot_be_meant(
         *((endpoint, {"prompt": " \n"}) for endpoint in Endpoint),
         *((endpoint, {}) for endpoint in Endpoint),
         *((endpoint, {"prompt": "x", "nmImages": 2}) for endpoint in Endpoint),
-        *((endpoint, {"prompt": "x", "imageUrls": ["file:///x"]}) for endpoint in Endpoint),
+        *((endpoint, {"prompt": "x", "imageUrls": ["data:,x"]}) for endpoint in Endpoint),
         *((Endpoint.GENERATE, {"prompt": "x", "numImages": number}) for number in (0, 5, 1.5)),
         (Endpoint.GENERATE, {"prompt": "x", "type": "TEXTTOIMAGE"}),
         (Endpoint.GENERATE, {"prompt": "x", "type": "IMAGETOIAMGE"}),

@@ -22,6 +22,7 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     LOGO_URL,
     NanoBananaCredentials,
 )
+from nanobanana_blocks.orchestration.blocks.image_store import with_reachable_images
 
 T = TypeVar("T")
 
@@ -115,6 +116,7 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         credentials: What reaches the API.
         request: What to generate.
         callback_url: Where the service is to post the outcome.
+        references: Where copies of files to work from go.
         timeout: Seconds to wait at most for the generation task, once it is submitted.
         poll: When to ask about it.
 
@@ -153,6 +155,13 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
         description="Where the service is to post the outcome, such as a callback receiver.",
         json_schema_extra={"pattern": r"^$|^\s*https?://\S+\s*$"},
     )
+    references: str = Field(
+        default="",
+        title="References",
+        description="Name of a saved ImageStore with a public URL, where copies of files to work "
+        "from go; without it, their storage signs URLs.",
+        json_schema_extra={"pattern": r"^[a-z0-9-]*$"},
+    )
     timeout: float = Field(
         default=900.0,
         gt=0,
@@ -180,8 +189,11 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
             NanoBananaError: What `NanoBananaClient.submit` raises.
         """
         async with self.credentials.get_client() as client:
+            sent = await with_reachable_images(
+                self.request, client.base_url, self.references, self.timeout
+            )
             task_id = await client.submit(
-                self.request, callback_url=self.callback_url.get_secret_value() or None
+                sent, callback_url=self.callback_url.get_secret_value() or None
             )
             self.logger.info(
                 "Submitted generation task %s to %s for about %d credits",

@@ -14,6 +14,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
+from nanobanana_blocks.orchestration.blocks.image_store import with_reachable_images
 from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
 from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.orchestration.runs.sync import async_task, sync_task
@@ -158,6 +159,7 @@ async def submit_generation(
     request: GenerationRequest | Mapping[str, Any],
     credentials: str = "default",
     callback_url: str | None = None,
+    references: str | None = None,
 ) -> str:
     """Submit a generation task, which costs credits, and return its id; for flows of your own.
 
@@ -169,16 +171,20 @@ async def submit_generation(
             with its `endpoint` where that is not `generate`.
         credentials: Name of a saved `NanoBananaCredentials` block.
         callback_url: Where the service is to post the outcome.
+        references: Name of a saved `ImageStore` block with a public URL, where copies of files
+            to work from go; without it, their storage signs URLs, which live an hour.
 
     Raises:
         InvalidInput: The request is invalid; every field at fault is named.
+        UnusableReference: The service would not get an image to work from; nothing was sent.
         UnconfirmedSubmit: It is not known whether a task was created, and billed.
         MissingCredentials: No such block is saved, nor is `NANOBANANA_API_KEY` set.
         APIError: Another of its subclasses: no task was created.
     """
     checked = _read_request(request)
     async with (await load_credentials(credentials)).get_client() as client:
-        return await client.submit(checked, callback_url=callback_url)
+        sent = await with_reachable_images(checked, client.base_url, references)
+        return await client.submit(sent, callback_url=callback_url)
 
 
 get_task_details_sync = sync_task(get_task_details, task_run_name="poll {task_id}", **RETRIES)

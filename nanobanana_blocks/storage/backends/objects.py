@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 from typing import Any
 
@@ -157,3 +158,11 @@ class AzureFolder(ObjectFolder):
         await close_quietly(*closers)
         # aiohttp's sockets close on the loop's next turns.
         await asyncio.sleep(0)
+
+
+def _is_no_signature(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Signature")
+
+
+# At DEBUG it logs every signature that it makes, those of signed URLs included.
+logging.getLogger("botocore.auth").addFilter(_is_no_signature)
