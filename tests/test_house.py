@@ -55,6 +55,7 @@ def modules_below(package: str) -> list[str]:
         "images",
         "storage",
         "landing",
+        "references",
         "batches",
         "recovery",
         "callbacks",

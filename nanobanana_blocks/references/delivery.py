@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-
 from urllib.parse import urlsplit
 
 import httpx

@@ -80,7 +80,7 @@ async def test_such_a_request_is_not_sent() -> None:
 async def test_a_file_is_not_sent_as_it_is() -> None:
     """Rule: the client sends URLs only; what makes files reachable is named."""
     async with NanoBananaClient("a-key-that-is-never-sent", PUBLIC) as client:
-        with pytest.raises(InvalidInput, match="image 2 is a file.*nanobanana generate"):
+        with pytest.raises(InvalidInput, match=r"image 2 is a file.*nanobanana generate"):
             await client.submit(request_with("https://example.com/a.png", "photos/a.png"))
 
 

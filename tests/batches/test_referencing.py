@@ -243,7 +243,7 @@ async def test_local_files_without_a_public_place(sandbox: Sandbox, tmp_path: Pa
     """Rule: a backend that cannot sign is told before, with what to do."""
     (tmp_path / "a.jpg").write_bytes(picture(1))
     manifest = write_manifest(tmp_path, edit("a.jpg"), edit(["a.jpg"], prompt="Another"))
-    with pytest.raises(InvalidManifest, match="on this machine.*give `references`") as caught:
+    with pytest.raises(InvalidManifest, match=r"on this machine.*give `references`") as caught:
         await run(sandbox, manifest, StorageLocation(str(tmp_path / "images")))
     assert [problem.row for problem in caught.value.problems] == [1, 2]
     assert not sandbox.submits()
@@ -256,7 +256,7 @@ async def test_a_public_place_that_the_world_cannot_read(
     (tmp_path / "a.jpg").write_bytes(picture(1))
     world.refuses = True
     public = PublicPlace(StorageLocation(str(world.folder)), world.url)
-    with pytest.raises(InvalidManifest, match="does not give it to the world.*403"):
+    with pytest.raises(InvalidManifest, match=r"does not give it to the world.*403"):
         await run(
             sandbox,
             write_manifest(tmp_path, edit("a.jpg")),

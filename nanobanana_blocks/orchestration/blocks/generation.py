@@ -22,7 +22,7 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     LOGO_URL,
     NanoBananaCredentials,
 )
-from nanobanana_blocks.orchestration.blocks.image_store import with_reachable_images
+from nanobanana_blocks.orchestration.blocks.reachable_images import with_reachable_images
 
 T = TypeVar("T")
 

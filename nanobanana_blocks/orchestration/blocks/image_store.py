@@ -16,7 +16,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment
 from pydantic import ConfigDict, Field, field_validator
 
-from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.errors import DestinationError, InvalidInput
 from nanobanana_blocks.orchestration.blocks.credentials import (
     BLOCK_NAME,
@@ -24,7 +23,7 @@ from nanobanana_blocks.orchestration.blocks.credentials import (
     LOGO_URL,
     what_is_invalid,
 )
-from nanobanana_blocks.references import PublicPlace, SourceFinder, open_references
+from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination, StorageLocation
 from nanobanana_blocks.storage.locations import Location, redact
@@ -179,32 +178,6 @@ async def public_place(name: str | None) -> PublicPlace | None:
         InvalidInput: It is no saved ImageStore with a public URL.
     """
     return (await load_store(name)).public if name else None
-
-
-async def with_reachable_images(
-    request: GenerationRequest, base_url: str, references: str | None, timeout: float = 0.0
-) -> GenerationRequest:
-    """A request as it is sent: with URLs that the service can fetch. It may hold secrets.
-
-    Args:
-        request: What to generate; its images may be URLs, paths or ``store-block/path``.
-        base_url: The API.
-        references: Name of an ImageStore with a public URL, where copies go; else files are signed.
-        timeout: Seconds for which its generation task is waited for; signed URLs outlive it.
-
-    Raises:
-        UnusableReference: The service would not get one of the images; each is told.
-    """
-    if not request.image_urls:
-        return request
-    async with open_references(
-        SourceFinder(StorageLocation("."), None, find_saved_location),
-        None,
-        base_url=base_url,
-        timeout=timeout,
-        public=await public_place(references),
-    ) as images:
-        return await images.ready(request)
 
 
 async def find_saved_location(name: str) -> StorageLocation | None:

@@ -14,7 +14,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
-from nanobanana_blocks.orchestration.blocks.image_store import with_reachable_images
+from nanobanana_blocks.orchestration.blocks.reachable_images import with_reachable_images
 from nanobanana_blocks.orchestration.runs.landing_runs import opening_lander
 from nanobanana_blocks.orchestration.runs.retries import RETRIES
 from nanobanana_blocks.orchestration.runs.sync import async_task, sync_task
