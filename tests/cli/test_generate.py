@@ -114,7 +114,7 @@ def test_a_lost_answer_is_not_paid_for_twice(nanobanana: Command, sandbox: Sandb
         ([" "], ("the prompt: must not be blank",)),
         (["a", "--name", "a/b"], ("--name: must be a plain file name",)),
         (["a", "--image", "https://x/a,https://x/b"], ("--image: item 1 joins several URLs",)),
-        (["a", "--image", "stdin"], ("--image stdin: the service fetches",)),
+        (["a", "--image", "stdin"], ("--image: image 1", "stdin is empty")),
         (["a", "--endpoint", "generate-2", "--output-format", "gif"], ("--output-format: must",)),
         (["a", "--storage-option", "secret"], ("--storage-option 'secret': write KEY=VALUE",)),
         (["a", "--to", "s3://bucket/{day}"], ("{day}",)),
