@@ -21,6 +21,7 @@ anything; it is marked with an asterisk here::
     │   ├── ProtocolError
     │   └── UnconfirmedSubmit   it may have been paid for
     ├── GenerationFailed
+    ├── RowBlocked *            a row builds on another that has not landed
     ├── WaitTimedOut *
     ├── ImageError              a finished image cannot be had
     │   ├── ImageUnavailable *
@@ -55,6 +56,7 @@ __all__ = [
     "OutOfCredits",
     "ProtocolError",
     "RateLimited",
+    "RowBlocked",
     "ServerError",
     "StorageError",
     "Unauthorized",
@@ -211,6 +213,21 @@ class GenerationFailed(NanoBananaError):
         self.by_code = by_code
         self.status = status
         self.error_code = error_code
+
+
+class RowBlocked(NanoBananaError):
+    """Raised for a row of a batch that builds on another whose image has not landed; nothing was
+    submitted for it.
+
+    Attributes:
+        by: The number of the row that did not land.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, task_id: str | None = None, by: int = 0) -> None:
+        super().__init__(message, task_id=task_id)
+        self.by = by
 
 
 class WaitTimedOut(NanoBananaError, TimeoutError):

@@ -14,15 +14,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nanobanana_blocks.batches.attempts import AttemptState, SubmissionAttempt
+from nanobanana_blocks.batches.chains import Chains
 from nanobanana_blocks.batches.claims import Claims
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
 from nanobanana_blocks.concurrency import map_concurrently, run_concurrently
-from nanobanana_blocks.errors import InvalidInput, NanoBananaError, StorageError
+from nanobanana_blocks.errors import InvalidInput, NanoBananaError, RowBlocked, StorageError
 from nanobanana_blocks.landing.lander import Lander, log_unforeseen, not_attempted
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
+from nanobanana_blocks.references import References
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Batch:
         in_flight: Rows that may be under way at a time.
         on_outcome: Told what became of each row, as soon as it is known.
         claims: Keep other runs from landing what this one lands; without them, they may.
+        references: Makes the landed images reachable that other rows build on.
 
     Attributes:
         outcomes: What became of each row so far, by its number.
@@ -59,6 +62,7 @@ class Batch:
         in_flight: int,
         on_outcome: Callable[[RowOutcome], None] | None = None,
         claims: Claims | None = None,
+        references: References | None = None,
     ) -> None:
         self.source = source
         self.digest = digest
@@ -71,6 +75,7 @@ class Batch:
         self._ledger = submitter.ledger
         self._on_outcome = on_outcome
         self._claims = claims
+        self._chains = Chains(rows, references)
         self._taken: dict[int, InvalidInput] = {}
         self._surveying = asyncio.Lock()
         self._surveyed_at = float("-inf")
@@ -198,8 +203,10 @@ class Batch:
         except NanoBananaError as error:
             if error.is_fatal:
                 self.abort_error = error
+                self._chains.abort(error)
                 raise
             progress.error = ErrorSummary.of(error)
+            progress.blocked_by = error.by if isinstance(error, RowBlocked) else None
         except Exception as error:
             log_unforeseen(f"Row {row.number}", error)
             progress.error = ErrorSummary.of(
@@ -208,6 +215,7 @@ class Batch:
         outcome = self.outcomes[row.number] = progress.outcome(
             submitted=row.key in self.submitter.submitted
         )
+        self._chains.note(outcome)
         try:
             if self._on_outcome:
                 self._on_outcome(outcome)
@@ -227,6 +235,8 @@ class Batch:
         entry = await self.submitter.await_answer(row.key)
         is_due = self.submitter.is_due(row)
         while True:
+            if is_due or not entry:
+                await self._chains.ready(row)  # which takes the place of nobody
             if entry and not is_due and entry.task_id and not entry.failure:
                 await self._let_other_run_land(row, entry.task_id, entry.owner)
             async with self._slots:
@@ -331,17 +341,20 @@ class _Progress:
         self.task_id = row.task_id or ""
         self.landed: LandingOutcome | None = None
         self.error: ErrorSummary | None = None
+        self.blocked_by: int | None = None
         self._changed = changed
 
     def outcome(self, *, submitted: bool) -> RowOutcome:
+        status = LandingStatus.FAILED if self.blocked_by is None else LandingStatus.BLOCKED
         landed = self.landed or LandingOutcome(
-            task_id=self.task_id, status=LandingStatus.FAILED, error=self.error
+            task_id=self.task_id, status=status, error=self.error
         )
         return _row_outcome(
             self.row,
             landed,
             submitted=submitted,
             changed=self._changed and not submitted,
+            blocked_by=self.blocked_by,
         )
 
 

@@ -145,7 +145,7 @@ async def open_batch(
         remembering(images, client, poll),
         AsyncExitStack() as stack,
     ):
-        references = None
+        references, unsettled = None, frozenset[int]()
         if has_images(rows):
             references = await stack.enter_async_context(
                 open_references(
@@ -156,10 +156,9 @@ async def open_batch(
                     public=public,
                 )
             )
-            rows = await identified(rows, references)
+            rows, unsettled = await identified(rows, references)
         await ledger.load(row.key for row in rows)
-        if references:
-            rows = with_known_digests(rows, references, ledger)
+        rows = with_known_digests(rows, unsettled, ledger)
         submitter = Submitter(
             client,
             ledger,
@@ -180,6 +179,7 @@ async def open_batch(
             in_flight=in_flight,
             on_outcome=on_outcome,
             claims=claims,
+            references=references,
         )
         await refuse_unusable_images(batch, references)
         await batch.refuse_taken_names()

@@ -18,7 +18,8 @@ class RowOutcome(LandingOutcome):
 
     `task_id` is empty where nothing was submitted, or where it is not known whether anything was.
     `submitted` tells whether this run has submitted it, at about `credits` credits; `changed`, that
-    its content is not that of its submit any more.
+    its content is not that of its submit any more. `blocked_by` is the row that it waits for in
+    vain: where its status is `blocked`, nothing was submitted for it.
     """
 
     row: int
@@ -27,6 +28,7 @@ class RowOutcome(LandingOutcome):
     submitted: bool = False
     credits: int = 0
     changed: bool = False
+    blocked_by: int | None = None
 
     @property
     def label(self) -> str:
@@ -83,9 +85,20 @@ class BatchReport(LandingReport):
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
     def failures(self) -> dict[str, int]:
-        """How many rows did not land, by the class of their error."""
-        found = Counter(o.error.class_name for o in self.not_landed if o.error)
+        """How many rows did not land, by the class of their error; blocked ones are not failed."""
+        found = Counter(
+            o.error.class_name for o in self.not_landed if o.error and o.blocked_by is None
+        )
         return dict(found.most_common())
+
+    @property
+    def blocked(self) -> dict[int, list[int]]:
+        """The rows that are blocked, by the number of the row that did not land."""
+        found: dict[int, list[int]] = {}
+        for outcome in self.outcomes:
+            if outcome.blocked_by is not None:
+                found.setdefault(outcome.blocked_by, []).append(outcome.row)
+        return found
 
 
 def report_name(manifest: str) -> str:

@@ -23,12 +23,16 @@ Report = TypeVar("Report", bound="LandingReport")
 
 
 class LandingStatus(StrEnum):
-    """How landing one generation task ended."""
+    """How landing one generation task ended.
+
+    A row of a batch can be blocked: it builds on another that did not land, so it has no task.
+    """
 
     LANDED = "landed"
     ALREADY_LANDED = "already_landed"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
+    BLOCKED = "blocked"
 
 
 class ErrorSummary(BaseModel):
@@ -155,9 +159,13 @@ class LandingReport(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
     def counts(self) -> dict[str, int]:
-        """How many outcomes have each status; all four statuses are always there."""
+        """How many outcomes have each status; `blocked` is there where there are some."""
         found = Counter(outcome.status.value for outcome in self.outcomes)
-        return {status.value: found[status.value] for status in LandingStatus}
+        always = (status for status in LandingStatus if status is not LandingStatus.BLOCKED)
+        blocked = found[LandingStatus.BLOCKED.value]
+        return {status.value: found[status.value] for status in always} | (
+            {LandingStatus.BLOCKED.value: blocked} if blocked else {}
+        )
 
     @property
     def not_landed(self) -> Sequence[LandingOutcome]:

@@ -12,29 +12,27 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-import httpx
-
-from nanobanana_blocks.api.references import beyond_reach
 from nanobanana_blocks.api.requests import GenerationRequest, is_url
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import (
     DestinationError,
-    ForbiddenAddress,
-    ImageError,
-    ImageGone,
-    ImageUnavailable,
     NanoBananaError,
     UnusableReference,
 )
-from nanobanana_blocks.images import EgressRules, Probed, UrlProbe
+from nanobanana_blocks.images import EgressRules, UrlProbe
 from nanobanana_blocks.references.copies import Copies, PublicPlace
-from nanobanana_blocks.references.inspection import EXTENSIONS, MAX_BYTES, Picture
+from nanobanana_blocks.references.inspection import (
+    EXTENSIONS,
+    Picture,
+    require_size,
+)
 from nanobanana_blocks.references.known import Known, recall, remember
 from nanobanana_blocks.references.sources import SourceFile, SourceFinder, is_file
 from nanobanana_blocks.references.storages import Storages, open_storages
+from nanobanana_blocks.references.urls import UrlChecks
 from nanobanana_blocks.storage.destination import StorageLocation
+from nanobanana_blocks.storage.locations import Location
 
 EXAMINED_AT_ONCE = 16
 SPARE_SECONDS = 3600.0
@@ -74,9 +72,8 @@ class References:
         finder: SourceFinder,
         images: StorageLocation | None,
         storages: Storages,
-        probe: UrlProbe,
+        urls: UrlChecks,
         *,
-        base_url: str,
         timeout: float,
         copies: Copies | None = None,
     ) -> None:
@@ -86,12 +83,10 @@ class References:
         self._finder = finder
         self._images = images
         self._storages = storages
-        self._probe = probe
-        self._base_url = base_url
+        self._urls = urls
         self._lifetime = int(timeout + SPARE_SECONDS)
         self._known: Mapping[str, Known] | None = None
         self._found: dict[str, Known] = {}
-        self._out_of_reach: set[str] = set()
         self._prepared: dict[str, asyncio.Task[None]] = {}
 
     async def examine(self, texts: Iterable[str]) -> None:
@@ -123,9 +118,39 @@ class References:
         if self._found and self._images:
             await remember(self._images, self._found)
 
-    def add(self, text: str, file: SourceFile, picture: Picture) -> None:
-        """Take note of a file that is known without being read, such as what has just landed."""
-        self.examined[text] = Examined(file, picture)
+    def add_landed(self, text: str, name: str, picture: Picture) -> None:
+        """Take note of an image that has landed among the images of this run.
+
+        Args:
+            text: What it is called where it is worked from.
+            name: Its file's name.
+            picture: What it is.
+
+        Raises:
+            UnusableReference: It is of a kind or size that the service does not take.
+        """
+        if picture.media_type not in EXTENSIONS:
+            kind = picture.media_type.partition("/")[2].upper()
+            raise UnusableReference(f"{text} is a {kind}, and the service takes JPEG, PNG and WebP")
+        require_size(picture.size)
+        self.examined[text] = Examined(self._among_images(name), picture)
+
+    def _among_images(self, name: str) -> SourceFile:
+        if self._images is None:
+            raise AssertionError(name)
+        return SourceFile.at(Location.child(self._images.url, name), self._images.options)
+
+    async def why_not_landed_ones(self) -> str | None:
+        """Why images that will land in this run could not be made reachable, if they could not."""
+        if self.copies:
+            return None
+        try:
+            url = await self._signed(self._among_images("image.png"))
+        except NanoBananaError as error:
+            return f"will land where it cannot be fetched: {error.message}"
+        if where := self._urls.where_beyond_reach(url):
+            return f"will land on {where} that the service cannot fetch from. {_NEXT_STEP}"
+        return None
 
     def identity(self, texts: Iterable[str]) -> str | None:
         """What tells the content of the files that texts name; None where one is not known."""
@@ -146,7 +171,7 @@ class References:
         unique = list(dict.fromkeys(texts))
         problems = {text: self._problem(text) for text in unique}
         urls = [text for text in unique if is_url(text) and not problems[text]]
-        found = await map_concurrently(self._check_url, urls)
+        found = await map_concurrently(self._urls.problem, urls)
         problems.update(zip(urls, found, strict=True))
         by_storage: dict[str, list[str]] = {}
         for text in unique:
@@ -161,43 +186,12 @@ class References:
         return {text: problem for text, problem in problems.items() if problem}
 
     def _problem(self, text: str) -> str | None:
-        if is_file(text):
-            error = self.examined[text].problem
-            return error.message if error else None
-        where = beyond_reach(text, self._base_url)
-        return f"is on {where} that the service cannot fetch from" if where else None
+        error = self.examined[text].problem if is_file(text) else None
+        return error.message if error else None
 
     def _storage_of(self, text: str) -> str:
         file = self.examined[text].file
         return "" if self.copies or file is None else file.root.url
-
-    async def _check_url(self, url: str) -> str | None:
-        host = urlsplit(url).netloc
-        if host in self._out_of_reach:
-            return None
-        try:
-            _require_kind(await self._probed(url))
-        except ImageUnavailable as error:
-            if isinstance(error, ImageGone):
-                return error.message
-            if host not in self._out_of_reach:  # nothing else of it is asked for
-                self._out_of_reach.add(host)
-                _logger.warning(
-                    "Could not check the images to work from on a host; continuing, for the "
-                    "service may reach it: %s",
-                    error,
-                )
-        except NanoBananaError as error:
-            return error.message
-        return None
-
-    async def _probed(self, url: str) -> Probed | None:
-        """What a stranger gets of a URL; None where the rules forbid to ask."""
-        try:
-            self._probe.rules.check_url(httpx.URL(url))
-        except (ForbiddenAddress, httpx.InvalidURL):  # http, for one, which the service may fetch
-            return None
-        return await self._probe.probe(url)
 
     async def prepare(self, request: GenerationRequest) -> None:
         """Make the files of a request reachable, and make sure of it, once for each file.
@@ -207,7 +201,7 @@ class References:
             StorageError: A storage failed; trying again may help.
         """
         for text in request.image_urls or ():
-            if is_file(text):
+            if not is_url(text):
                 await self.prepare_one(text)
 
     async def prepare_one(self, text: str) -> None:
@@ -236,18 +230,7 @@ class References:
                 made = "its signed URL"
         except DestinationError as error:
             raise UnusableReference(f"{file.shown} cannot be sent: {error.message}") from None
-        if where := beyond_reach(url, self._base_url):
-            raise UnusableReference(
-                f"{file.shown} cannot be sent: {made} is on {where} that the service cannot fetch "
-                f"from. {_NEXT_STEP}"
-            )
-        try:
-            await self._probe.probe(url)
-        except ImageError as error:
-            raise UnusableReference(
-                f"{file.shown} cannot be sent: {made} does not give it to the world, for "
-                f"{error.message} {_NEXT_STEP}"
-            ) from None
+        await self._urls.require(url, file.shown, made, _NEXT_STEP)
 
     def _sendable(self, text: str) -> tuple[SourceFile, Picture]:
         examined = self.examined[text]
@@ -300,7 +283,7 @@ class References:
             UnusableReference: A file cannot be made reachable.
         """
         texts = request.image_urls or ()
-        if not any(map(is_file, texts)):
+        if all(map(is_url, texts)):
             return request
         return request.model_copy(
             update={"image_urls": tuple([await self._url_of(text) for text in texts])}
@@ -333,18 +316,6 @@ class References:
 _NEXT_STEP = "Or give `references`: a place with a public URL, where a copy is put."
 
 
-def _require_kind(probed: Probed | None) -> None:
-    if probed is None:
-        return
-    if probed.media_type not in EXTENSIONS:
-        kind = probed.media_type.partition("/")[2].upper()
-        raise UnusableReference(f"is a {kind}, and the service takes JPEG, PNG and WebP")
-    if probed.size is not None and probed.size > MAX_BYTES:
-        raise UnusableReference(
-            f"has {probed.size:,} bytes, and the service takes {MAX_BYTES:,} at most"
-        )
-
-
 @asynccontextmanager
 async def open_references(
     finder: SourceFinder,
@@ -370,6 +341,5 @@ async def open_references(
         UrlProbe(EgressRules.for_api(base_url)) as probe,
     ):
         copies = await stack.enter_async_context(Copies(public)) if public else None
-        yield References(
-            finder, images, storages, probe, base_url=base_url, timeout=timeout, copies=copies
-        )
+        urls = UrlChecks(probe, base_url)
+        yield References(finder, images, storages, urls, timeout=timeout, copies=copies)

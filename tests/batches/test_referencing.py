@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanobanana_blocks import NanoBananaClient
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import InvalidManifest, RowDefaults
-from nanobanana_blocks.batches.opening import finder_near, open_batch, read_manifest_near
+from nanobanana_blocks.batches.opening import read_manifest_near
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from nanobanana_blocks.storage.destination import StorageLocation
-from tests.support.batches import QUICK
 from tests.support.pictures import PublicFolder, picture, public_folder
+from tests.support.referencing import opened, run, write_manifest
 from tests.support.storage_kinds import Kind, seaweedfs
 from tests.support.storage_servers import S3Server, s3_server
 
@@ -56,49 +54,6 @@ def _really_fetching(sandbox: Sandbox) -> None:
 def edit(images: list[str] | str, **fields: Any) -> dict[str, Any]:
     listed = [images] if isinstance(images, str) else images
     return {"prompt": "The same, at night", "imageUrls": listed, **fields}
-
-
-def write_manifest(folder: Path, *rows: dict[str, Any]) -> str:
-    path = folder / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return str(path)
-
-
-@asynccontextmanager
-async def opened(
-    sandbox: Sandbox,
-    manifest: str,
-    images: StorageLocation,
-    *,
-    public: PublicPlace | None = None,
-    base_url: str | None = None,
-    **options: Any,
-) -> AsyncIterator[Batch]:
-    """A batch as the command line has it."""
-    found = await read_manifest_near(manifest, images, RowDefaults())
-    settings = {"timeout": 10.0, "in_flight": 50, "poll": QUICK} | options
-    async with (
-        NanoBananaClient(sandbox.api_key, base_url or sandbox.base_url) as client,
-        open_batch(
-            client,
-            images,
-            manifest,
-            found.digest,
-            found.rows,
-            finder=finder_near(manifest, images),
-            public=public,
-            log=logging.getLogger("tests.batches"),
-            **settings,
-        ) as batch,
-    ):
-        yield batch
-
-
-async def run(sandbox: Sandbox, manifest: str, images: StorageLocation, **options: Any) -> Batch:
-    async with opened(sandbox, manifest, images, **options) as batch:
-        async with keeping_report(batch):
-            await batch.process_each(batch.rows)
-        return batch
 
 
 def results(batch: Batch) -> list[str]:

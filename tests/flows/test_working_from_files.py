@@ -1,4 +1,4 @@
-"""Flows, tasks, blocks and commands that work from files, against Prefect, a sandbox and storage."""
+"""Flows, tasks, blocks and commands that work from files, against real servers."""
 
 from __future__ import annotations
 

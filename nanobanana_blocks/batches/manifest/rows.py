@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from nanobanana_blocks.api.details import check_task_id
 from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
 from nanobanana_blocks.batches.manifest.cells import from_cell, is_joined
+from nanobanana_blocks.batches.manifest.chains import linked
 from nanobanana_blocks.batches.manifest.fields import (
     ALIASES,
     NAMES,
@@ -60,6 +61,7 @@ class Row:
         name: What its files shall be called, without an extension; None where it does not say.
         task_id: The generation task; None where there is a request.
         request: What to ask for; None where there is a task id.
+        builds_on: The numbers of the rows whose images it works from.
     """
 
     number: int
@@ -68,6 +70,7 @@ class Row:
     name: str | None
     task_id: str | None
     request: GenerationRequest | None
+    builds_on: tuple[int, ...] = ()
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -126,6 +129,7 @@ class RowChecker:
         self._keys: dict[str, tuple[int, str]] = {}
         self._task_ids: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
+        self._named: set[str] = set()
 
     def take(self, found: Record | Problem) -> None:
         if isinstance(found, Problem):
@@ -138,6 +142,7 @@ class RowChecker:
         problems_before = len(self.problems)
         fields = self._sorted_out(found)
         name, key = self._name(fields), self._key(fields)
+        self._named.update(filter(None, (name, key)))
         if "task_id" in fields.values:
             task_id, request = self._task_id(fields), None
         else:
@@ -168,7 +173,9 @@ class RowChecker:
                 reason = f"only {having(name)} can have it"
                 place = f"defaults.{ALIASES[name]}"
                 self.problems.append(Problem(None, place, f"applies to no row: {reason}"))
-        return self._rows
+        rows, problems = linked(self._rows, self._named)
+        self.problems += problems
+        return list(rows)
 
     def _sorted_out(self, record: Record) -> _Fields:
         fields = _Fields(record.row, self.problems)

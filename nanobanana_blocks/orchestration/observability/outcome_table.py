@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
 
@@ -41,6 +43,15 @@ def summary_of(report: BatchReport, gallery: str | None = None) -> str:
             f"{examples[class_name].label}: {examples[class_name].describe()}"
             for class_name, count in report.failures.items()
         ]
+    if report.blocked:
+        labels = {outcome.row: outcome.label for outcome in report.outcomes}
+        paragraphs += [
+            f"**Blocked** by {labels.get(by, f'row {by}')}, which has not landed: "
+            f"{len(rows):,} {'row builds' if len(rows) == 1 else 'rows build'} on it "
+            f"({_listed(rows)}). Nothing was submitted for them; a run in which it lands goes on."
+            for by, rows in report.blocked.items()
+        ]
+    if report.failures:
         paragraphs.append(
             "Running again does only what is missing. Rows that were refused, failed permanently "
             "or are unconfirmed are submitted again only where `retry` holds their kind."
@@ -48,11 +59,15 @@ def summary_of(report: BatchReport, gallery: str | None = None) -> str:
     if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
         paragraphs.append(
             f"{len(changed):,} rows have changed since they were submitted and were left as they "
-            f"are: {', '.join(map(str, changed[:20]))}{' …' if len(changed) > 20 else ''}."
+            f"are: {_listed(changed)}."
         )
     if gallery:
         paragraphs.append(f"Gallery: `{gallery}`")
     return "\n\n".join(paragraphs)
+
+
+def _listed(rows: Sequence[int]) -> str:
+    return f"{', '.join(map(str, rows[:20]))}{' …' if len(rows) > 20 else ''}"
 
 
 def _row(outcome: LandingOutcome) -> dict[str, Cell]:

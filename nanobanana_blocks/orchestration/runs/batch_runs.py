@@ -18,6 +18,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults
+from nanobanana_blocks.batches.manifest.chains import chains
 from nanobanana_blocks.batches.opening import (
     finder_near,
     open_batch,
@@ -78,7 +79,10 @@ class BatchJob(BaseModel):
 
 
 class Shard(BaseModel):
-    """The part of a batch that one of its child runs does: every `of`-th row, from `number` on."""
+    """The part of a batch that one of its child runs does: every `of`-th row, from `number` on.
+
+    Rows that build on each other count as one, so that they stay together.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,7 +104,8 @@ class Shard(BaseModel):
         """
         if manifest.digest != self.manifest_digest:
             raise InvalidInput("the manifest has changed since the batch was begun: run it again")
-        return manifest.rows[self.number - 1 :: self.of]
+        parts = chains(manifest.rows)[self.number - 1 :: self.of]
+        return sorted((row for part in parts for row in part), key=lambda row: row.number)
 
 
 @asynccontextmanager
@@ -211,6 +216,8 @@ async def _process_row(row: Row, batch: Batch) -> State[Any]:
         outcome = await batch.process(row)
     except NanoBananaError as error:
         return Cancelled(message=f"Not processed: {error}")
+    if outcome.status is LandingStatus.BLOCKED:
+        return Cancelled(name="Blocked", message=outcome.describe())
     if outcome.error:
         failure = batch.landing.errors.get(outcome.task_id)
         name = "TimedOut" if outcome.status is LandingStatus.TIMED_OUT else "Failed"
