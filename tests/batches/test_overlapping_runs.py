@@ -177,11 +177,7 @@ class TestDeadRuns:
         sandbox.add_fault(Fault(kind="latency", on="submit", seconds=600, count=4))
         rows = prompts(12)
         async with killed_while_submitting(sandbox, tmp_path, 12) as process:
-
-            async def are_reserved() -> bool:
-                return len(await entries(tmp_path)) == 4
-
-            await until(are_reserved)
+            await until(lambda: sandbox.stats().faults_fired.get("latency") == 4)
             process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(process.wait)
         outcomes = await run(sandbox, tmp_path, rows, in_flight=4, patience=PATIENT)
