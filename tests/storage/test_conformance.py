@@ -21,8 +21,11 @@ import psutil
 import pytest
 
 from nanobanana_blocks.errors import DestinationError, NanoBananaError, StorageError
+from nanobanana_blocks.landing import read_receipt
+from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.storage.names import safe_name
+from tests.support.batches import PATIENT, prompts, run
 from tests.support.storage_kinds import Kind, free_port
 
 pytestmark = pytest.mark.storage
@@ -31,6 +34,7 @@ PROJECT = Path(__file__).parents[2]
 SIZE = 20_000_000
 CREATORS = 12
 TIMES = 50
+ROWS = 15
 
 
 @pytest.fixture
@@ -171,7 +175,9 @@ async def test_a_reader_between_two_writers_sees_whole_files(kind: Kind, url: st
 
 PUBLISHES = """
     import asyncio, itertools, json, sys
-    from nanobanana_blocks.storage.destination import Destination
+    from nanobanana_blocks.landing import read_receipt
+from nanobanana_blocks.sandbox import Sandbox, TaskPlan
+from nanobanana_blocks.storage.destination import Destination
 
     async def main():
         url, options = json.loads(sys.argv[1])
@@ -314,6 +320,33 @@ async def test_a_full_disk_is_told(kind: Kind) -> None:
         subprocess.run(["umount", "-l", str(full)], capture_output=True, check=False)
 
 
+async def test_a_batch_run_twice_at_once_is_paid_for_once(
+    kind: Kind, url: str, sandbox: Sandbox
+) -> None:
+    """Rule: where creation is exclusive, each row is paid for once; everywhere, each row lands."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=0.1), image_bytes=20_000)
+    rows = prompts(ROWS)
+    async with opened(url, kind.options) as destination:
+        await destination.check_writable()
+        outcomes = await asyncio.gather(
+            *(
+                run(sandbox, url, rows, patience=PATIENT, storage=kind.options, timeout=60)
+                for _ in range(2)
+            )
+        )
+        for told in outcomes:
+            assert {one.status.value for one in told} <= {"landed", "already_landed"}
+        paid = sandbox.stats().submits
+        assert paid == ROWS if kind.exclusive else ROWS <= paid <= 2 * ROWS
+        files = await destination.list()
+        receipts = [name for name in files if name.endswith(".json")]
+        assert len(receipts) == ROWS
+        for name in receipts:
+            receipt = read_receipt(await destination.read(name) or b"")
+            assert receipt is not None
+            assert all(files[image.name] == image.size for image in receipt.images)
+
+
 @pytest.mark.parametrize("what", ["closed", "silent", "unnamed"])
 async def test_a_storage_out_of_reach_is_told_in_time(kind: Kind, what: str) -> None:
     """Rule: a closed port, a silent one and a host without a name end within our limit."""
@@ -382,7 +415,9 @@ def _held() -> tuple[int, int, int]:
 
 ENDS = """
     import asyncio, gc, json, sys
-    from nanobanana_blocks.storage.destination import Destination
+    from nanobanana_blocks.landing import read_receipt
+from nanobanana_blocks.sandbox import Sandbox, TaskPlan
+from nanobanana_blocks.storage.destination import Destination
 
     async def main():
         url, options = json.loads(sys.argv[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nanobanana_blocks.batches.report import RowOutcome
 from nanobanana_blocks.batches.submitter import Patience, Submitter
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.sandbox import Sandbox
-from nanobanana_blocks.storage.destination import Destination, StorageLocation
+from nanobanana_blocks.storage.destination import StorageLocation
 
 QUICK = PollPolicy.fixed(0.05)
 NO_PATIENCE = Patience(unowned=0, living=0, poll=0.05)
@@ -50,16 +50,17 @@ async def opened(
     patience: Patience = NO_PATIENCE,
     silent_seconds: float = 45.0,
     client_patience: ClientPatience = DEFAULT_PATIENCE,
+    storage: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Batch]:
-    """A batch in a folder, as one run has it."""
-    images = StorageLocation(str(folder))
+    """A batch in a folder, reached with these storage options, as one run has it."""
+    images = StorageLocation(str(folder), storage or {})
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         client = await enter(
             NanoBananaClient(sandbox.api_key, sandbox.base_url, patience=client_patience)
         )
-        place = await enter(await Destination.open(str(folder)))
+        place = await enter(await images.open())
         leases = await enter(open_leases(images, silent_seconds=silent_seconds))
         ledger = await enter(open_ledger(images, owner=leases.owner))
         claims = await enter(open_claims(images, leases, exclusive=ledger.is_exclusive))

@@ -77,7 +77,7 @@ class Kind:
 def free_port(*offsets: int) -> int:
     """A port that is free, and so are those at each offset from it."""
     for _ in range(200):
-        port = random.randint(20_000, 50_000)
+        port = random.randint(12_000, 22_000)  # the system gives none of these, nor 10,000 above
         if all(_is_free(port + offset) for offset in (0, *offsets)):
             return port
     raise AssertionError("no free port was found")
@@ -189,27 +189,35 @@ def seaweedfs(folder: Path) -> Iterator[Kind]:
             }
         )
     )
-    ports = {part: free_port(10_000) for part in ("s3", "master", "volume", "filer")}
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
-    command += [f"-{part}.port={port}" for part, port in ports.items()]
-    command += [f"-s3.config={config}", "-master.telemetry=false", "-volume.max=20"]
-    command += ["-s3.port.iceberg=0"]
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    with process(command, ports["s3"]):
-        client = s3_client(s3_options(endpoint))
-        for _ in range(200):
-            with suppress(Exception):
-                client.create_bucket(Bucket="bucket")
-                client.put_object(Bucket="bucket", Key="ready", Body=b"ready")
-                client.delete_object(Bucket="bucket", Key="ready")
-                break
-            time.sleep(0.1)
+    with _seaweedfs_running(weed, folder, config) as endpoint:
         yield s3_kind(
             endpoint,
             wrong=s3_options(endpoint, key="AKIAWRONG"),
             limited={name: s3_options(endpoint, key=f"AKIANO{name.upper()}") for name in rights},
             makes_buckets=True,
         )
+
+
+@contextmanager
+def _seaweedfs_running(weed: str, folder: Path, config: Path) -> Iterator[str]:
+    ports = {part: free_port(10_000) for part in ("s3", "master", "volume", "filer")}
+    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+    command += [f"-{part}.port={port}" for part, port in ports.items()]
+    command += [f"-s3.config={config}", "-master.telemetry=false", "-volume.max=20"]
+    command += ["-s3.port.iceberg=0"]
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    with process(command, ports["s3"]) as running:
+        client = s3_client(s3_options(endpoint))
+        for _ in range(200):
+            if running.poll() is not None:
+                raise AssertionError(f"weed ended with {running.returncode}")
+            with suppress(Exception):
+                client.create_bucket(Bucket="bucket")
+                client.put_object(Bucket="bucket", Key="ready", Body=b"ready")
+                client.delete_object(Bucket="bucket", Key="ready")
+                break
+            time.sleep(0.1)
+        yield endpoint
 
 
 @contextmanager
