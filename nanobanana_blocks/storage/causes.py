@@ -23,7 +23,10 @@ class WrongSize(Exception):
 
 
 class Unsettled(Exception):
-    """Raised when the storage says that a folder is missing and, asked again, that it is there."""
+    """Raised when the storage misses what is there by all else that it said."""
+
+    def __str__(self) -> str:
+        return "it does not show what is there. Somebody else may be replacing or deleting it"
 
 
 class CannotCreate(Exception):
@@ -247,7 +250,7 @@ def refuses_conditions(error: BaseException) -> bool:
 
 
 def _described(shown: str, doing: str, error: BaseException, right: str | None) -> str:
-    if isinstance(error, (OutOfTime, WrongSize)):
+    if isinstance(error, (OutOfTime, WrongSize, Unsettled)):
         return f"{shown}: cannot {doing} it: {error}."
     # Never the error's own text: backends put account names, URLs and options there.
     codes = [code for link in _chain(error) for code in _codes(link) if isinstance(code, str)]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import partial
@@ -33,6 +34,7 @@ from nanobanana_blocks.storage.backends import Folder, folder_at, temporary_name
 from nanobanana_blocks.storage.causes import (
     CannotCreate,
     Cause,
+    Unsettled,
     WrongSize,
     checking_error,
     operation_error,
@@ -178,10 +180,11 @@ class Destination:
         try:
             for attempt in range(1, _CHECKS_AT_ONCE + 1):
                 self._checking = "write to"
-                await self._folder.write(_PROBE, _PROBE_CONTENT, "text/plain")
-                self._checking = "read from"
-                if await self._has_probe():
-                    return
+                with suppress(Unsettled):
+                    await self._folder.write(_PROBE, _PROBE_CONTENT, "text/plain")
+                    self._checking = "read from"
+                    if await self._has_probe():
+                        return
                 # Another check, at the same time, may have deleted it in between.
                 await anyio.sleep(attempt * _JITTER.uniform(0.0, 0.01))
         finally:

@@ -14,7 +14,7 @@ from tests.support.fault_day import Account, Day, flow_command
 MakeDay = Callable[..., Day]
 Settle = Callable[..., Account]
 RECEIVER_SECRET = "a-secret-of-this-test-alone-0123456789"
-RETRY = ("--retry", "unconfirmed", "--retry", "failed")
+RETRY = ("--retry", "unconfirmed", "--retry", "refused")
 
 
 def test_errors_on_every_route(make_day: MakeDay, settle: Settle, sandbox: Sandbox) -> None:

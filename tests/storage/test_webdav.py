@@ -55,12 +55,37 @@ async def test_a_file_that_another_writer_is_replacing_is_looked_for_again(tmp_p
         assert await destination.list() == {"a.png": 1}
 
 
+async def test_a_check_whose_file_another_check_deleted_goes_on(tmp_path: Path) -> None:
+    """Rule: two runs that begin at once check the same folder, and both begin."""
+    answering = Answering()
+
+    def deleting(app: Any) -> Any:
+        answer = answering.wrap(app)
+
+        def then_delete(environ: Any, start: Any) -> Any:
+            body = list(answer(environ, start))
+            probe = tmp_path / "images" / ".nanobanana-check"
+            if environ["REQUEST_METHOD"] == "MOVE" and probe.exists() and not deleted:
+                probe.unlink()
+                deleted.append(probe)
+            return body
+
+        return then_delete
+
+    deleted: list[Path] = []
+    with webdav_server(tmp_path, deleting) as port:
+        options = webdav_options(port)
+        async with await Destination.open("webdav://images", options) as destination:
+            await destination.check_writable()
+    assert deleted
+
+
 async def test_a_move_that_did_nothing_is_found_out(tmp_path: Path) -> None:
     """Rule: that a server accepted a move is not yet that the file is there."""
     answering = Answering()
     async with served(tmp_path, answering) as destination:
         answering.statuses["MOVE", False] = ["204 No Content"] * 3
-        with pytest.raises(StorageError, match="another number of bytes"):
+        with pytest.raises(StorageError, match="does not show what is there"):
             await destination.publish("a.png", b"a", "image/png")
 
 

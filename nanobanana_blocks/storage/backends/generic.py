@@ -79,18 +79,19 @@ class GenericFolder(RemoteFolder):
             return
         await self._write_and_rename(name, data)
         for attempt in range(1, MAX_LOOKS + 1):
-            if await self._has_size(name, len(data)):
+            size = await self._size_if_there(name)
+            if size == len(data):
                 return
             # Another writer may be replacing it, which some servers do by deleting it first.
             await anyio.sleep(LOOK_SECONDS * attempt)
-        raise WrongSize
+        raise Unsettled if size is None else WrongSize
 
-    async def _has_size(self, name: str, size: int) -> bool:
+    async def _size_if_there(self, name: str) -> int | None:
         try:
-            return await self.size_of(name) == size
+            return await self.size_of(name)
         except Exception as error:
             if Cause.of(error) is Cause.MISSING:
-                return False
+                return None
             raise
 
     async def create(self, *_: Any) -> bool:
