@@ -206,7 +206,7 @@ def _log_plan(
         log.warning("On this storage, run one batch at a time: two could pay for the same row")
     if not is_part and ledger.rows_not_in_manifest:
         log.info(
-            "%s rows of earlier runs are not in this manifest, and left as they are",
+            "Rows of earlier runs that are not in this manifest are left as they are: %s",
             f"{ledger.rows_not_in_manifest:,}",
         )
     changed = [row.number for row in batch.rows if batch.is_changed(row)]

@@ -73,19 +73,23 @@ class RowDefaults(BaseModel):
         default=None, description="How many images to make; generate only."
     )
     image_size: ImageSize | None = Field(
-        default=None, alias="image_size", description="Width to height; generate only."
+        default=None,
+        alias="image_size",
+        description="Width to height, such as 16:9; generate only.",
     )
     watermark: str | None = Field(
         default=None, description="Text to mark the images with; generate only."
     )
     image_urls: tuple[ImageSource, ...] | None = Field(
-        default=None, description="Images to work from: URLs, paths or store-block/path."
+        default=None,
+        title="Images to work from",
+        description="URLs, paths or store-block/path of images to work from.",
     )
     aspect_ratio: AspectRatio | None = Field(
-        default=None, description="Width to height; generate-pro and generate-2."
+        default=None, description="Width to height, such as 16:9; generate-pro and generate-2."
     )
     resolution: Resolution | None = Field(
-        default=None, description="The images' resolution; generate-pro and generate-2."
+        default=None, description="1K, 2K or 4K; generate-pro and generate-2."
     )
     google_search: bool | None = Field(
         default=None,
@@ -93,7 +97,7 @@ class RowDefaults(BaseModel):
         description="Have the service look things up; generate-2 only.",
     )
     output_format: Literal["png", "jpg"] | None = Field(
-        default=None, description="The images' format; generate-2 only."
+        default=None, description="png or jpg; generate-2 only."
     )
 
 

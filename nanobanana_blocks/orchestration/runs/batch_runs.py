@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from prefect import State, task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +51,7 @@ from nanobanana_blocks.orchestration.runs.landing_runs import (
     in_groups,
     run_task_runs_concurrently,
 )
+from nanobanana_blocks.orchestration.runs.retries import RETURNS_ITS_STATE
 from nanobanana_blocks.signals import cancelled_by_sigterm
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.destination import Destination
@@ -210,7 +210,7 @@ async def _process_in_task_runs(batch: Batch) -> None:
         raise batch.abort_error
 
 
-@task(name="process-row", cache_policy=NO_CACHE)
+@task(name="process-row", **RETURNS_ITS_STATE)
 async def _process_row(row: Row, batch: Batch) -> State[Any]:
     try:
         outcome = await batch.process(row)
@@ -225,7 +225,7 @@ async def _process_row(row: Row, batch: Batch) -> State[Any]:
     return Completed(message=outcome.describe())
 
 
-@task(name="process-rows", cache_policy=NO_CACHE)
+@task(name="process-rows", **RETURNS_ITS_STATE)
 async def _process_rows(rows: Sequence[Row], batch: Batch) -> State[Any]:
     try:
         await batch.process_each(rows)

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from prefect import State, task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
@@ -33,6 +32,7 @@ from nanobanana_blocks.orchestration.account_budget import sharing_account_budge
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, posting_outcomes
+from nanobanana_blocks.orchestration.runs.retries import RETURNS_ITS_STATE
 from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
 from nanobanana_blocks.signals import cancelled_by_sigterm
 from nanobanana_blocks.storage.locations import Location
@@ -163,7 +163,7 @@ async def land_what_is_done(landing: Lander, placed: Mapping[str, Placement] | N
         logger.warning("%s %s", outcome.task_id, outcome.describe())
 
 
-@task(name="land", task_run_name="land {task_id}", cache_policy=NO_CACHE)
+@task(name="land", task_run_name="land {task_id}", **RETURNS_ITS_STATE)
 async def _land_one(task_id: str, landing: Lander) -> State[Any]:
     try:
         outcome = await landing.land(task_id)
@@ -175,7 +175,7 @@ async def _land_one(task_id: str, landing: Lander) -> State[Any]:
     return Completed(message=outcome.describe())
 
 
-@task(name="land-group", task_run_name="land {first} and on", cache_policy=NO_CACHE)
+@task(name="land-group", task_run_name="land {first} and on", **RETURNS_ITS_STATE)
 async def _land_group(first: int, task_ids: Sequence[str], landing: Lander) -> State[Any]:
     try:
         await landing.land_each(task_ids)

@@ -28,3 +28,20 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": may_succeed_later,
 }
+
+
+def never(*_: object) -> bool:
+    """What is retried has been retried below; whatever a profile's default says."""
+    return False
+
+
+RETURNS_ITS_STATE: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 1,
+    "retry_condition_fn": never,
+}
+"""For tasks that return a failed state rather than raise, so that nothing keeps their frames.
+
+Where Prefect counts no retry that is left, it logs such a state with the traceback that there is
+none of, ``NoneType: None``; where one is left and not wanted, it logs the state's end only.
+"""
