@@ -71,12 +71,17 @@ class Sink(Protocol):
 
 
 class ConsumerCalls:
-    """A consumer of the embedding program's own, called for a few callbacks at a time."""
+    """A consumer of the embedding program's own, called for a few callbacks at a time.
+
+    What it does is told in the words of its attribute `description`, if it has one.
+    """
 
     name = "consumer"
-    description = "a consumer of the embedding program"
 
     def __init__(self, consumer: Consumer) -> None:
+        self.description = str(
+            getattr(consumer, "description", "a consumer of the embedding program")
+        )
         self._consumer = consumer
         self._slots = asyncio.Semaphore(CONSUMED_AT_ONCE)
 

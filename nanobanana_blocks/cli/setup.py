@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import SecretStr
 
-from nanobanana_blocks.api.client import BASE_URL_VARIABLE, DEFAULT_BASE_URL
+from nanobanana_blocks.api.client import BASE_URL_VARIABLE, DEFAULT_BASE_URL, KEY_VARIABLE
 from nanobanana_blocks.cli.options import quieten_prefect
 from nanobanana_blocks.cli.output import ending_well
 from nanobanana_blocks.errors import InvalidInput
@@ -38,8 +39,8 @@ def save_key(
 ) -> None:
     """Save the API key as a Prefect block, without it landing in the shell's history.
 
-    The key is asked for, or taken from NANOBANANA_API_KEY where that is set; the API's address is
-    NANOBANANA_BASE_URL, where that is set.
+    The key is asked for, or taken from NANOBANANA_API_KEY where that is set, or from standard input
+    where that is no terminal; the API's address is NANOBANANA_BASE_URL, where that is set.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -50,7 +51,7 @@ def save_key(
     with ending_well():
         check_block_name(name)
         block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
-            api_key=SecretStr(typer.prompt("NanoBanana API key", hide_input=True)),
+            api_key=SecretStr(_ask_for_key()),
             base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
         )
         block.get_client()
@@ -60,6 +61,22 @@ def save_key(
             told = str(refusal).replace("'overwrite=True'", "--overwrite")
             raise InvalidInput(f"the block was not saved: {told}") from None
         typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
+
+
+def _ask_for_key() -> str:
+    """The key that somebody types, unseen, or that standard input holds.
+
+    Raises:
+        InvalidInput: There is nobody to ask.
+    """
+    if sys.stdin.isatty():
+        return str(typer.prompt("NanoBanana API key", hide_input=True))
+    if key := sys.stdin.readline().strip():
+        return key
+    raise InvalidInput(
+        f"there is no key, and no terminal to ask for it. Set {KEY_VARIABLE}, or give the key on "
+        "standard input."
+    )
 
 
 def automations(

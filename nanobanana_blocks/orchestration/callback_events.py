@@ -50,6 +50,7 @@ class Announcer:
 
     def __init__(self, destination: str) -> None:
         _require_one_place(destination)
+        self.description = f"tells the sweep of {redact(destination)}"
         self._destination = destination
         self._opening = asyncio.Lock()
         self._place = AsyncExitStack()

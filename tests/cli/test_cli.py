@@ -333,6 +333,18 @@ def test_save_key_and_use_it(nanobanana: Command, sandbox: Sandbox) -> None:
     assert (left.code, left.stdout) == (0, "10000\n")
 
 
+def test_a_key_from_standard_input_or_none(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: where there is no terminal the key is read unasked; no key is an error that says so."""
+    name = f"piped-{uuid.uuid4().hex[:8]}"
+    none = nanobanana("save-key", name, NANOBANANA_API_KEY="")
+    assert (none.code, none.stdout) == (1, "")
+    assert "there is no key, and no terminal to ask for it. Set NANOBANANA_API_KEY" in none.stderr
+    piped = nanobanana("save-key", name, stdin=f"{sandbox.api_key}\n", NANOBANANA_API_KEY="")
+    assert (piped.code, piped.stderr) == (0, "")
+    task_id = sandbox.add_task(DONE)
+    assert nanobanana("status", task_id, "--credentials", name, NANOBANANA_API_KEY="").code == 0
+
+
 @pytest.mark.parametrize("name", ["Not A Name", "a/b", "../x", "", "é"])
 def test_a_block_name_that_cannot_be_one(nanobanana: Command, name: str) -> None:
     """Rule: a name that Prefect refuses is told in plain words, for saving and for using."""
