@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from nanobanana_blocks.cli.demo import own_prefect
+from nanobanana_blocks.gallery.pages import FIRST_PAGE
 from nanobanana_blocks.orchestration.observability.artifacts import CONTACT_SHEET_KEY, OUTCOMES_KEY
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 
@@ -58,6 +59,8 @@ def main() -> None:
             run = done.stdout.split()[-1]
             ui = prefect["PREFECT_API_URL"].removesuffix("/api")
             take(browser, f"{ui}/runs/flow-run/{run}", FOLDER / "run.png", home)
+            gallery = project / "images" / FIRST_PAGE
+            take(browser, gallery.as_uri(), FOLDER / "gallery.png", home)
             for key in (OUTCOMES_KEY, CONTACT_SHEET_KEY):
                 picture = FOLDER / f"{key.removeprefix('nanobanana-')}.png"
                 take(browser, f"{ui}/artifacts/artifact/{newest(key, environment)}", picture, home)

@@ -209,13 +209,13 @@ def _log_plan(
             "Rows of earlier runs that are not in this manifest are left as they are: %s",
             f"{ledger.rows_not_in_manifest:,}",
         )
-    changed = [row.number for row in batch.rows if batch.is_changed(row)]
-    if changed:
+    left = [r.number for r in batch.rows if batch.is_changed(r) and not batch.submitter.is_due(r)]
+    if left:
         log.warning(
-            "%s rows have changed since they were submitted, and are left as they are unless retry "
-            "holds 'changed': %s",
-            f"{len(changed):,}",
-            ", ".join(map(str, changed[:MAX_LOGGED_ROWS])),
+            "Rows that have changed since they were submitted are left as they are unless retry "
+            "holds 'changed': %s (%s in all)",
+            ", ".join(map(str, left[:MAX_LOGGED_ROWS])),
+            f"{len(left):,}",
         )
 
 

@@ -220,8 +220,8 @@ def _figure(entry: GalleryEntry, thumbnails: Mapping[str, bytes]) -> str:
     first = entry.images[0]
     lines = [
         f"<strong>{escape(entry.title)}</strong>",
-        f"<small>{escape(entry.status)} · {first.width} × {first.height} · "
-        f"{first.size / 1000:,.0f} kB{_others(entry.images)}</small>",
+        f"<small>{escape(entry.status)} · {first.width}\u00a0×\u00a0{first.height} · "
+        f"{first.size / 1000:,.0f}\u00a0kB{_others(entry.images)}</small>",
     ]
     if entry.builds_on:
         lines.append(f"<small>made from {escape(entry.builds_on)}</small>")

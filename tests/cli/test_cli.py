@@ -433,7 +433,7 @@ def test_sandbox_says_what_it_is_and_stops_when_told(nanobanana: Command, tmp_pa
     [url] = [line.split("=")[1] for line in said if "NANOBANANA_BASE_URL" in line]
     assert "No credits are spent" in httpx.get(f"{url}/sandbox", trust_env=False).text
     os.kill(process, signal.SIGINT)
-    code = nanobanana._line()
+    code = nanobanana.wait()
     assert code == 0
     assert "No credits are spent" in "\n".join(said)
 

@@ -64,7 +64,7 @@ async def test_an_image_with_a_thumbnail_and_one_without(tmp_path: Path) -> None
     assert second == "night.png"
     assert "A banana on a plate" in page.text
     assert "made from sketch" in page.text
-    assert "1024 × 768 · 1,500 kB" in page.text
+    assert "1024 × 768 · 1,500 kB" in page.text.replace("\u00a0", " ")
 
 
 async def test_failures_come_first_with_their_reasons(tmp_path: Path) -> None:

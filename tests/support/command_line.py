@@ -108,9 +108,14 @@ class Command:
         if not condition():
             raise AssertionError(f"it ended before: {self.ended()}")
 
-    def ended(self) -> Result:
+    def wait(self) -> int:
+        """Wait until the started command has ended; return its exit code."""
         code = self._line()
         self._running = None
+        return code
+
+    def ended(self) -> Result:
+        code = self.wait()
         stdout, stderr = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
         assert "Traceback" not in stdout + stderr, stderr
         for secret in filter(None, self._secrets):
