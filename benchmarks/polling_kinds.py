@@ -178,22 +178,20 @@ SERVED = lognormal("33 s each", 33, 0.25)
 AT_ONCE = 30
 
 
-class Queue:
-    """A service that works on tasks one after the other, in the order of their submits."""
-
-    def __init__(self, count: int, random: Random) -> None:
-        times = [SERVED.quantile(random.uniform(1e-9, 1 - 1e-9)) for _ in range(count)]
-        self.tasks = [Task(SERVED, 0.0, ended) for ended in accumulate(times)]
+def queue(count: int, random: Random) -> list[Task]:
+    """Tasks that are worked on one after the other, in the order of their submits."""
+    times = [SERVED.quantile(random.uniform(1e-9, 1 - 1e-9)) for _ in range(count)]
+    return [Task(SERVED, 0.0, ended) for ended in accumulate(times)]
 
 
-def run_queue(queue: Queue, planner: PollPlanner, *, in_turn: bool = True) -> list[Detected]:
-    """Wait for a queue's tasks as the waiter does; `in_turn`: with what it knows of queues."""
-    waits = [Wait(str(n), started=0.0, timeout=1e6) for n in range(len(queue.tasks))]
-    due = dict.fromkeys(range(len(waits)), 0.0)
+def run_with(planner: PollPlanner, tasks: list[Task], *, in_turn: bool = True) -> list[Detected]:
+    """Wait for tasks as the waiter does; `in_turn`: with what it knows of queues."""
+    waits = [Wait(str(n), started=task.submitted, timeout=1e6) for n, task in enumerate(tasks)]
+    due = {number: task.submitted for number, task in enumerate(tasks)}
     detected = []
     while due:
         number = min(due, key=due.__getitem__)
-        now, task, wait = due.pop(number), queue.tasks[number], waits[number]
+        now, task, wait = due.pop(number), tasks[number], waits[number]
         wait.begin_poll(now)
         details = details_of(task, now, tells_times=True)
         if in_turn:
@@ -205,7 +203,8 @@ def run_queue(queue: Queue, planner: PollPlanner, *, in_turn: bool = True) -> li
             due[number] = verdict.scheduled
         else:
             planner.forget(wait)
-            detected.append(Detected(task, wait.polls - 1, now - task.finished))
+            lag = now - task.submitted - task.finished
+            detected.append(Detected(task, wait.polls - 1, lag))
         for other in others:
             other.scheduled = due[int(other.task_id)] = planner.next_due(other, now)
     return detected
@@ -222,8 +221,10 @@ def report_queue(seeds: int) -> None:
             planner = PollPlanner(PollPolicy(), seed=seed)
             random = Random(f"queue {seed}")
             if "second" in name:
-                run_queue(Queue(AT_ONCE, Random(f"first {seed}")), planner)
-            found = run_queue(Queue(AT_ONCE, random), planner, in_turn="turn" in name)
+                earlier = PollPlanner(PollPolicy(), seed=seed)
+                run_with(earlier, queue(AT_ONCE, Random(f"first {seed}")))
+                planner.go_on_from(earlier.learned())
+            found = run_with(planner, queue(AT_ONCE, random), in_turn="turn" in name)
             lags.append(fmean(task.lag for task in found) / best)
             requests.append(fmean(task.requests for task in found))
         results[name] = median(lags), median(requests)
@@ -240,6 +241,34 @@ def report_queue(seeds: int) -> None:
 
 def _spread(figures: list[float]) -> str:
     return f"{median(figures):.2f} (median; {min(figures):.2f} to {max(figures):.2f})"
+
+
+STREAMS = ((1.8, 0.5, 0.3), (5.0, 0.5, 0.5), (18.0, 0.2, 0.2), (18.0, 0.5, 3.0), (60.0, 0.2, 0.5))
+"""Independent tasks: their median, the deviation of its logarithm, and seconds between submits."""
+
+
+def report_streams(seeds: int) -> None:
+    """Tasks that are worked on at once are not to be taken for a queue."""
+    print("\nStreams of independent tasks: the lag, against that of who does not think of queues")
+    ratios = []
+    for median_seconds, deviation, spacing in STREAMS:
+        times = lognormal("", median_seconds, deviation)
+        lags = []
+        for in_turn in (True, False):
+            found = []
+            for seed in range(seeds):
+                random = Random(f"stream {seed}")
+                tasks = [
+                    Task(times, spacing * n, times.quantile(random.uniform(1e-9, 1 - 1e-9)))
+                    for n in range(120)
+                ]
+                planner = PollPlanner(PollPolicy(), seed=seed)
+                found += run_with(planner, tasks, in_turn=in_turn)
+            lags.append(fmean(task.lag for task in found))
+        ratios.append(lags[0] / lags[1])
+        name = f"median {median_seconds:g} s, one every {spacing:g} s"
+        print(f"  {name:<34}{lags[0]:6.2f} s, {lags[1]:6.2f} s")
+    at_most("streams taken for queues: lag / lag without, worst", max(ratios), 1.1)
 
 
 def report_age(seeds: int, size: int) -> None:
@@ -302,6 +331,7 @@ def main() -> None:
     report_memory(seeds, size)
     report_age(min(seeds, 4), size)
     report_queue(seeds)
+    report_streams(min(seeds, 3))
 
 
 if __name__ == "__main__":

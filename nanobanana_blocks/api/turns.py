@@ -23,6 +23,10 @@ _MAX_LOG_ODDS = 5.0
 _KEPT = 0.97
 _MAX_EVIDENCE = 3.0
 _MAX_EVIDENCE_OF_TIME = 2.0
+_LEAST_COMPARED = 4
+"""With fewer others, that a task ended before them says too little for turns."""
+
+_LEAST_TURN_SECONDS = 0.1
 
 _OUT_OF_TURN = 0.2
 """In a queue, the chance that a task ends before the one ahead of it."""
@@ -48,9 +52,10 @@ class Turns:
 
     Evidence is in which order they end, as a partial likelihood: in a queue it is the first that
     ends; where tasks are independent, each may, as its age has it. A completion is compared with
-    the tasks that are seen pending after it, so that the order of the polls is not taken for that
-    of the ends. And it is how long they take: in a queue it is the time since the one before ended
-    that is as long as a task takes which had nobody before it; else it is the age.
+    those tasks only that were surely there before it and surely pending after it, so that the order
+    of the polls is not taken for that of the ends. And it is how long they take: in a queue it is
+    the time since the one before ended that is as long as a task takes which had nobody before it;
+    else it is the age.
 
     Args:
         policy: What the user wants.
@@ -138,8 +143,8 @@ class Turns:
         earliest, latest = told or (self._seen_pending[wait], polled_at)
         ended_at = (earliest + latest) / 2
         was_first = self._order[0][2] is wait
-        in_time = self._evidence_of_time(wait, ended_at) if was_first else 0.0
-        self._note_end(wait, ended_at, hazard, in_time)
+        in_time = self._evidence_of_time(wait, earliest, latest, was_first=was_first)
+        self._note_end(_End(self._places[wait], earliest, latest, in_time), hazard)
         if was_first and self._turn_age is not None and self._turn_started < polled_at:
             if told:
                 self._turn.observe_pending(self._turn_age, earliest - self._turn_started)
@@ -172,8 +177,9 @@ class Turns:
             return self._turn.next_delay(max(0.0, now - self._turn_started))
         if position <= _PROBES:
             return None
-        longest = self._policy.max_interval_seconds
-        return max(longest, min(position * self._turn.median / 2, _PATIENT * longest))
+        # By the pace at which tasks do end: should there be no queue, that shows soon.
+        longest = _PATIENT * self._policy.max_interval_seconds
+        return max(self._policy.min_interval_seconds, min(position * self._pace() / 2, longest))
 
     def is_first(self, wait: Wait) -> bool:
         """Whether it is a task's turn, if tasks are worked on one after the other."""
@@ -182,6 +188,13 @@ class Turns:
     def in_order(self) -> list[Wait]:
         """The waits for pending tasks, in the order of their creation."""
         return [wait for _, _, wait in self._order]
+
+    def _pace(self) -> float:
+        """Seconds from one end to the next, of late."""
+        ends = [end.middle for end in self._ends]
+        if len(ends) < 2:
+            return self._turn.median
+        return min(self._turn.median, (max(ends) - min(ends)) / (len(ends) - 1))
 
     def _begin_turn(self, started: float) -> None:
         self._turn_started = started
@@ -192,56 +205,85 @@ class Turns:
         del self._order[bisect_left(self._order, place)]
         del self._seen_pending[wait]
 
-    def _evidence_of_time(self, wait: Wait, ended_at: float) -> float:
-        """What the time that the first in the queue took says for tasks being worked on in turn."""
-        age, turn = ended_at - wait.born, ended_at - self._turn_started
-        if min(age, turn) <= 0.0:
+    def _evidence_of_time(
+        self, wait: Wait, earliest: float, latest: float, *, was_first: bool
+    ) -> float:
+        """What the time that a task took says for tasks being worked on in turn."""
+        ended_at = (earliest + latest) / 2
+        age = ended_at - wait.born
+        if age <= 2 * (latest - earliest):  # it is not known well enough
             return 0.0
-        if self._turn_started <= wait.born:
+        if was_first and self._turn_started <= wait.born:
             self._seconds_alone = age
             return 0.0
         if self._seconds_alone is None:
             return 0.0
+        gaps = [abs(ended_at - end.middle) for end in self._ends]
+        if was_first:
+            gaps.append(ended_at - self._turn_started)
+        turn = max(min(gaps, default=age), _LEAST_TURN_SECONDS)
         unlike = abs(math.log(age / self._seconds_alone)) - abs(
             math.log(turn / self._seconds_alone)
         )
-        return max(-_MAX_EVIDENCE_OF_TIME, min(unlike, _MAX_EVIDENCE_OF_TIME))
+        most = _MAX_EVIDENCE_OF_TIME if was_first else 0.0
+        return max(-_MAX_EVIDENCE_OF_TIME, min(unlike, most))
 
-    def _note_end(
-        self, wait: Wait, ended_at: float, hazard: Callable[[Wait], float], in_time: float
-    ) -> None:
+    def _note_end(self, end: _End, hazard: Callable[[Wait], float]) -> None:
+        end.hazard = end.hazard_of_all = _hazard_of(end.wait, hazard)
         for earlier in self._ends:
-            earlier.seen_pending(wait, ended_at)
-        place = self._places[wait]
-        end = _End(ended_at, _hazard_of(wait, hazard), in_time)
-        for other in self._order[:_COMPARED]:
-            if other is not place:
-                end.await_sight_of(other[2], _hazard_of(other[2], hazard), is_ahead=other < place)
-                end.seen_pending(other[2], self._seen_pending[other[2]])
+            earlier.seen_pending(end.wait, end.earliest)
+            end.compare(earlier)
+        for place in self._order[:_COMPARED]:
+            if place[2] is not end.wait:
+                end.await_sight_of(place, _hazard_of(place[2], hazard))
+                end.seen_pending(place[2], self._seen_pending[place[2]])
         self._ends.append(end)
         if len(self._ends) > _OPEN_ENDS:
             self._settled_odds = _with_evidence(self._settled_odds, self._ends.popleft().evidence())
 
 
 class _End:
-    """A task that has ended, and those of which it may turn out that they were pending then."""
+    """A task that has ended, and those of which it may turn out that they were pending then.
 
-    def __init__(self, ended_at: float, hazard: float, in_time: float) -> None:
-        self._ended_at = ended_at
+    It ended between `earliest` and `latest`; `hazard` is what it was then.
+    """
+
+    def __init__(
+        self, place: tuple[float, int, Wait], earliest: float, latest: float, in_time: float
+    ) -> None:
+        self.earliest = earliest
+        self.hazard = self.hazard_of_all = 0.0
+        self._place = place
+        self._latest = latest
         self._in_time = in_time
-        self._hazard = self._hazard_of_all = hazard
         self._unseen: dict[Wait, tuple[float, bool]] = {}
         self._ahead = 0
         self._compared = 1
 
-    def await_sight_of(self, other: Wait, hazard: float, *, is_ahead: bool) -> None:
-        self._unseen[other] = hazard, is_ahead
+    @property
+    def wait(self) -> Wait:
+        return self._place[2]
+
+    @property
+    def middle(self) -> float:
+        return (self.earliest + self._latest) / 2
+
+    def await_sight_of(self, other: tuple[float, int, Wait], hazard: float) -> None:
+        """Compare with a task, if it was there before and is seen pending after the end."""
+        if other[2].born < self.earliest:
+            self._unseen[other[2]] = hazard, other < self._place
 
     def seen_pending(self, other: Wait, at: float) -> None:
-        if at < self._ended_at or other not in self._unseen:
-            return
-        hazard, is_ahead = self._unseen.pop(other)
-        self._hazard_of_all += hazard
+        if at >= self._latest and other in self._unseen:
+            self._count(*self._unseen.pop(other))
+
+    def compare(self, other: _End) -> None:
+        """Compare with a task that was found to have ended before, and ended after this one."""
+        if other.earliest >= self._latest and other.wait.born < self.earliest:
+            self._count(other.hazard, other._place < self._place)
+
+    def _count(self, hazard: float, is_ahead: bool) -> None:
+        self.hazard_of_all += hazard
         self._ahead += is_ahead
         self._compared += 1
 
@@ -251,7 +293,9 @@ class _End:
             return self._in_time
         share = (1 - _OUT_OF_TURN) / (1 - _OUT_OF_TURN**self._compared)
         in_turn = math.log(share * _OUT_OF_TURN**self._ahead + 1e-3)
-        found = in_turn - math.log(self._hazard / self._hazard_of_all)
+        found = in_turn - math.log(self.hazard / self.hazard_of_all)
+        if found > 0 and self._compared < _LEAST_COMPARED:
+            return self._in_time
         return max(-_MAX_EVIDENCE, min(found, _MAX_EVIDENCE)) + self._in_time
 
 
