@@ -5,6 +5,7 @@ Nothing is submitted or landed here; whoever opens a batch has its rows processe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -186,7 +187,21 @@ async def open_batch(
         if references:
             await references.remember()
         _log_plan(batch, ledger, log, is_part=is_part, references=references)
-        yield batch
+        async with _keeping_index(batch):
+            yield batch
+
+
+@asynccontextmanager
+async def _keeping_index(batch: Batch) -> AsyncIterator[None]:
+    """Have the next run know from a listing what has landed; one that is stopped has no time."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        await batch.landing.folder.keep_index()
+        raise
+    await batch.landing.folder.keep_index()
 
 
 def _log_plan(

@@ -6,11 +6,14 @@ everything may be overwritten.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Collection, Iterable
 
 from pydantic import ValidationError
 
+from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import DestinationError, NanoBananaError
 from nanobanana_blocks.landing.naming import partial_name, receipt_name, rival_stem
 from nanobanana_blocks.landing.receipt import (
@@ -20,6 +23,14 @@ from nanobanana_blocks.landing.receipt import (
     is_unfinished,
     read_receipt,
     version_of,
+)
+from nanobanana_blocks.landing.receipt_index import (
+    INDEX_MEDIA_TYPE,
+    INDEX_NAMES,
+    MAX_BYTES,
+    ReceiptIndex,
+    from_bytes,
+    to_bytes,
 )
 from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.storage.names import safe_name
@@ -46,6 +57,7 @@ class LandingFolder:
         self.destination = destination
         self._overwrite = overwrite
         self._sizes: dict[str, int] | None = None
+        self._index = ReceiptIndex()
         self._claimed: dict[str, str] = {}
         self._published: set[str] = set()
 
@@ -58,6 +70,9 @@ class LandingFolder:
         """Know what is in the destination from a listing, from now on."""
         if self._sizes is None:
             self._sizes = await self.destination.list()
+            if self._sizes:
+                for stored in await map_concurrently(self._stored_receipts, INDEX_NAMES):
+                    self._index.add(stored)
 
     async def list_again(self) -> None:
         """Where the destination was listed, do it anew: other runs may have landed something."""
@@ -73,8 +88,8 @@ class LandingFolder:
 
     async def any_receipt(self, stem: str) -> Receipt | None:
         """The receipt beside the images of a stem, of any task; None where none can be read."""
-        data = await self._read(receipt_name(stem))
-        return read_receipt(data) if data else None
+        _, receipt = await self._read_receipt(stem)
+        return receipt
 
     async def receipt(self, stem: str, task_ids: Collection[str]) -> Receipt | None:
         """The receipt beside the images of a stem; None where there is none, or an unfinished one.
@@ -86,10 +101,10 @@ class LandingFolder:
         Raises:
             DestinationError: There is a file of another task, or of somebody else.
         """
-        data = await self._read(receipt_name(stem))
-        if data is None or is_unfinished(data):
+        # Of several tasks, one may have taken another's place by a receipt of the same size.
+        data, receipt = await self._read_receipt(stem, is_certain=len(set(task_ids)) > 1)
+        if data is None or (receipt is None and is_unfinished(data)):
             return None
-        receipt = read_receipt(data)
         if receipt is None and not self._overwrite:
             raise DestinationError(self._foreign(stem, data))
         if receipt and receipt.task_id not in task_ids:
@@ -109,8 +124,7 @@ class LandingFolder:
             task_ids: The generation tasks that may have files of that name already. Without any,
                 an image of that name is somebody else's, even where it has no receipt.
         """
-        data = await self._read(receipt_name(stem))
-        receipt = read_receipt(data) if data else None
+        data, receipt = await self._read_receipt(stem)
         if receipt:
             return None if receipt.task_id in task_ids else f"is task {receipt.task_id}'s"
         if self._overwrite:
@@ -171,8 +185,7 @@ class LandingFolder:
         owner = self._claimed.setdefault(name, task_id)
         rival = rival_stem(stem, index, count)
         if owner == task_id and rival:
-            data = await self._read(receipt_name(rival))
-            receipt = read_receipt(data) if data else None
+            _, receipt = await self._read_receipt(rival)
             if receipt and any(image.name == name for image in receipt.images):
                 owner = receipt.task_id
         if owner != task_id:
@@ -211,8 +224,26 @@ class LandingFolder:
 
     async def publish_receipt(self, stem: str, receipt: Receipt) -> None:
         """Write the receipt of a task, whose images are there."""
-        text = receipt.model_dump_json(indent=2, exclude_none=True)
-        await self._publish(receipt_name(stem), text.encode(), "application/json")
+        data = receipt.model_dump_json(indent=2, exclude_none=True).encode()
+        await self._publish(receipt_name(stem), data, "application/json")
+        if self._sizes is not None:
+            self._index.note(receipt_name(stem), data)
+
+    async def keep_index(self) -> None:
+        """Write what is known of receipts for runs that follow; that it cannot be is logged.
+
+        Only what was read and written since the destination was listed is known.
+        """
+        if not self._index.has_news:
+            return
+        name = random.choice(INDEX_NAMES)  # noqa: S311  # so that runs at once seldom meet
+        together = self._index.merged_into(await self._stored_receipts(name), self._sizes or {})
+        data = await asyncio.to_thread(to_bytes, together)
+        try:
+            if len(data) <= MAX_BYTES:
+                await self.destination.publish(name, data, INDEX_MEDIA_TYPE)
+        except NanoBananaError as error:
+            logger.warning("Could not write %s; continuing: %s", self._path(name), error)
 
     async def remove(self, names: Iterable[str]) -> None:
         """Delete files of this product."""
@@ -229,6 +260,32 @@ class LandingFolder:
         if self._sizes is not None and name not in self._sizes:
             return None
         return await self.destination.read(name)
+
+    async def _read_receipt(
+        self, stem: str, *, is_certain: bool = False
+    ) -> tuple[bytes | None, Receipt | None]:
+        """What is where the receipt of a stem would be, and the receipt, if it is one.
+
+        It is read where the index and the listing do not tell, or where it `is_certain` to be.
+        """
+        name = receipt_name(stem)
+        known = self._index.find(name, self._sizes or {})
+        if known and not is_certain:
+            return known
+        data = await self._read(name)
+        receipt = read_receipt(data) if data else None
+        if data and receipt and self._sizes is not None:
+            self._index.note(name, data)
+        return data, receipt
+
+    async def _stored_receipts(self, name: str) -> dict[str, bytes]:
+        """What one file of the index holds."""
+        try:
+            data = await self.destination.read(name)
+        except NanoBananaError as error:
+            logger.info("Could not read %s; continuing: %s", self._path(name), error)
+            return {}
+        return await asyncio.to_thread(from_bytes, data, where=self._path(name))
 
     async def _size_of(self, name: str) -> int | None:
         if self._sizes is not None:

@@ -74,6 +74,7 @@ async def opened(
         yield Batch(
             "rows.jsonl", "digest", rows, submitter, landing, in_flight=in_flight, claims=claims
         )
+        await landing.folder.keep_index()
 
 
 async def run(
