@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-storage storage-table test-lowest test-pythons lint bench bench-smoke lock clean
+.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-storage storage-table test-faults test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -19,7 +19,7 @@ demo-batch: $(READY) ## Likewise, from a file of prompts
 test: $(DEV_READY) ## Set up and run the tests, without the slow ones
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow"
 
-test-all: $(DEV_READY) ## Set up and run all tests, with kills, workers and heartbeats
+test-all: $(DEV_READY) tests/support/node_modules ## Set up and run all tests, with kills, workers and heartbeats
 	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-report=term:skip-covered
 
 test-unit: $(DEV_READY) ## Set up and run the tests that start no server
@@ -30,6 +30,9 @@ test-storage: $(DEV_READY) tests/support/node_modules ## Set up and run the conf
 
 storage-table: $(DEV_READY) tests/support/node_modules ## Likewise, and write docs/storage-conformance.md from the results
 	$(BIN)/python -m pytest tests/storage/test_conformance.py --storage-table docs/storage-conformance.md
+
+test-faults: $(DEV_READY) ## Live through the bad days, and write docs/faults.md from what they cost
+	$(BIN)/python -m pytest tests/faults --faults-table docs/faults.md
 
 tests/support/node_modules: tests/support/package.json
 	@npm install --prefix tests/support --no-package-lock --no-audit --no-fund --silent \
