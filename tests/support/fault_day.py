@@ -25,7 +25,7 @@ PROJECT = Path(__file__).parents[2]
 MAX_SECONDS = 240.0
 """A run that has not ended then is stuck."""
 
-_TEMPORARY = re.compile(r"\.nanobanana-.+|.+\.part")
+_TEMPORARY = re.compile(r"\.nanobanana-(?!landed-\d\.jsonl).+|.+\.part")
 
 
 @dataclass(frozen=True)
