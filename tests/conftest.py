@@ -1,6 +1,7 @@
 """What all tests share: a real Prefect server, a real API sandbox, and nothing of the user's."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,19 @@ _home = tempfile.TemporaryDirectory(prefix="nanobanana-tests-")
 os.environ["PREFECT_HOME"] = _home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = "false"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402  # after the above
 
 from nanobanana_blocks.cli.demo import own_prefect  # noqa: E402
 from nanobanana_blocks.sandbox import Sandbox  # noqa: E402
+from tests.support.prefect_runs import forget_all  # noqa: E402
 
 SERVERS = {"nanobanana_sandbox", "s3"}
 """The fixtures that start a server which is not Prefect's."""
+
+_SERVERS: list[str] = []
+"""The API URL of the session's Prefect server, once it was started."""
 
 pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]
 
@@ -29,7 +35,18 @@ pytest_plugins = ["nanobanana_blocks.sandbox.fixtures"]
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a Prefect server that lasts for the whole test session."""
     with own_prefect(tmp_path_factory.mktemp("prefect")) as environment:
+        _SERVERS.append(environment["PREFECT_API_URL"])
         yield environment["PREFECT_API_URL"]
+        _SERVERS.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_in_prefect() -> Iterator[None]:
+    """Leave no deployment and no saved block to the next module, where its name would mean it."""
+    yield
+    for api in _SERVERS:
+        forget_all(api, "deployments")
+        forget_all(api, "block_documents")
 
 
 @pytest.fixture

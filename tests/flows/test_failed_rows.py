@@ -40,9 +40,14 @@ def log() -> Iterator[list[str]]:
     setup_logging()
     handler = Lines()
     logger = logging.getLogger("prefect.task_runs")
+    before = logger.level, logger.disabled
+    logger.setLevel(logging.INFO)
+    logger.disabled = False  # whatever other tests have made of it
     logger.addHandler(handler)
     yield handler.lines
     logger.removeHandler(handler)
+    logger.setLevel(before[0])
+    logger.disabled = before[1]
 
 
 async def test_one_line_and_no_traceback(sandbox: Sandbox, tmp_path: Path, log: list[str]) -> None:

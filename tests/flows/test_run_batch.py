@@ -599,7 +599,7 @@ class TestWhatIsShown:
             for path in (tmp_path / "images").rglob("*")
             if path.is_file() and prompt.encode() in path.read_bytes()
         }
-        assert holding == ({".json", ".html"} if keep else set())
+        assert holding == ({".json", ".jsonl", ".html"} if keep else set())
         assert len(pictures(tmp_path / "images")) == 1
         for path in (tmp_path / "images/.nanobanana").rglob("*.json"):
             assert prompt not in path.read_text()

@@ -87,7 +87,11 @@ async def test_a_flow_edits_photos_of_a_saved_store(
     assert str(manifest) in kept
     assert SIGNATURE not in kept
     assert submit.body["imageUrls"][0].rpartition("=")[2] not in kept
-    ours = [r.getMessage() for r in caplog.records if r.threadName != "nanobanana-sandbox"]
+    ours = [
+        record.getMessage()
+        for record in caplog.records
+        if record.threadName != "nanobanana-sandbox" and record.name != "werkzeug"  # the servers'
+    ]
     assert ours
     assert not [line for line in ours if SIGNATURE in line]
 

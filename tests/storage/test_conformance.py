@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,7 @@ async def test_a_reader_between_two_writers_sees_whole_files(kind: Kind, url: st
 
 PUBLISHES = """
     import asyncio, itertools, json, sys
-    from nanobanana_blocks.landing import read_receipt
-from nanobanana_blocks.sandbox import Sandbox, TaskPlan
-from nanobanana_blocks.storage.destination import Destination
+    from nanobanana_blocks.storage.destination import Destination
 
     async def main():
         url, options = json.loads(sys.argv[1])
@@ -326,16 +325,16 @@ async def test_a_batch_run_twice_at_once_is_paid_for_once(
     """Rule: where creation is exclusive, each row is paid for once; what is paid for lands."""
     sandbox.configure(submitted_task=TaskPlan(seconds=0.1), image_bytes=20_000)
     rows = prompts(ROWS)
+    patient = replace(PATIENT, unowned=600, living=600)
     async with opened(url, kind.options) as destination:
         await destination.check_writable()
         outcomes = await asyncio.gather(
             *(
-                run(sandbox, url, rows, patience=PATIENT, storage=kind.options, timeout=60)
+                run(sandbox, url, rows, patience=patient, storage=kind.options, timeout=600)
                 for _ in range(2)
             )
         )
-        for told in outcomes:
-            assert {one.status.value for one in told} <= {"landed", "already_landed"}
+        assert [one.error for told in outcomes for one in told if one.error] == []
         paid = sandbox.stats().submits
         assert paid == ROWS if kind.exclusive else ROWS <= paid <= 2 * ROWS
         files = await destination.list()
@@ -415,9 +414,7 @@ def _held() -> tuple[int, int, int]:
 
 ENDS = """
     import asyncio, gc, json, sys
-    from nanobanana_blocks.landing import read_receipt
-from nanobanana_blocks.sandbox import Sandbox, TaskPlan
-from nanobanana_blocks.storage.destination import Destination
+    from nanobanana_blocks.storage.destination import Destination
 
     async def main():
         url, options = json.loads(sys.argv[1])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -33,6 +34,13 @@ def prefect(*arguments: str, cwd: Path = PROJECT, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def forget_all(api_url: str, what: str) -> None:
+    """Delete all ``deployments``, or whatever else the server lists under such a name."""
+    with httpx.Client(base_url=api_url, trust_env=False) as server:
+        for found in server.post(f"{what}/filter", json={}).raise_for_status().json():
+            server.delete(f"{what}/{found['id']}").raise_for_status()
 
 
 async def last_run() -> FlowRun:
