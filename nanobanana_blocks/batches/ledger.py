@@ -47,7 +47,8 @@ SUMMARY = "summary.json"
 MARK = "ledger.json"
 """Written once, when the ledger is made, and never again."""
 
-MAX_RESERVE_TRIES = 5
+MAX_RESERVE_TRIES = 7
+FIRST_PAUSE_SECONDS = 0.1
 
 _ENTRY_NAME = re.compile(r"(?P<stem>.+)\.(?P<attempt>[1-9][0-9]{0,5})\.json")
 _MEDIA_TYPE = "application/json"
@@ -63,9 +64,16 @@ class Ledger:
         rows_not_in_manifest: How many rows it knows that were not asked for when it was loaded.
     """
 
-    def __init__(self, folder: Destination, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Destination,
+        owner: str | None = None,
+        *,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
         self._folder = folder
         self._owner = owner
+        self._first_pause = first_pause_seconds
         self.rows_not_in_manifest = 0
         self._attempts: dict[str, dict[int, SubmissionAttempt]] = {}
         self._others: dict[str, SubmissionAttempt] = {}
@@ -165,6 +173,8 @@ class Ledger:
                 return entry, True
             found = await self._read(entry.file_name, {safe_name(row.key): row.key})
             if found is None:
+                # S3 refuses one of two creations at once before the other can be read.
+                await asyncio.sleep(self._first_pause * 2**tries)
                 tries += 1
                 continue
             self._keep(found)

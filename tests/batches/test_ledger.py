@@ -11,7 +11,7 @@ import pytest
 
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
-from nanobanana_blocks.batches.ledger import Ledger, open_ledger
+from nanobanana_blocks.batches.ledger import FOLDER, Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.submitter import Patience
 from nanobanana_blocks.errors import StorageError
@@ -46,6 +46,35 @@ async def test_a_reservation_whose_answer_is_lost_is_ones_own(
         assert ours
     async with open_ledger(StorageLocation(str(tmp_path))) as other:
         assert await reserved(other, row) == (entry, False)
+
+
+@pytest.mark.parametrize("settles", [True, False])
+async def test_a_creation_that_is_not_settled_yet_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, settles: bool
+) -> None:
+    """Rule: a creation that is refused, of a file that cannot be read yet, is asked about again."""
+    [row] = prompts(1)
+    images = StorageLocation(str(tmp_path))
+    async with open_ledger(images) as other, await images.child(FOLDER).open() as folder:
+        entry, _ = await reserved(other, row)
+        ledger = Ledger(folder, first_pause_seconds=0.01)
+        reads = 0
+
+        async def not_yet(self: LocalFolder, name: str) -> bytes:
+            nonlocal reads
+            reads += name == entry.file_name
+            if name == entry.file_name and (reads < 5 or not settles):
+                raise FileNotFoundError
+            return await read(self, name)
+
+        read = LocalFolder.read
+        monkeypatch.setattr(LocalFolder, "read", not_yet)
+        if settles:
+            assert await reserved(ledger, row) == (entry, False)
+        else:
+            with pytest.raises(StorageError, match=r"\.1\.json can be neither made nor read"):
+                await reserved(ledger, row)
+        assert reads >= 5
 
 
 async def test_without_exclusive_creation_an_entry_is_looked_for(

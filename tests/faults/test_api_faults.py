@@ -99,11 +99,15 @@ def test_killed_again_and_again(make_day: MakeDay, settle: Settle) -> None:
         day.wait_for(lambda landed=landed: day.landed() > landed, run)
         day.kill(run)
     day.run()
-    told = day.settle().told
-    assert told <= 40
+    account = day.settle()
+    assert account.told <= 40
+    assert account.leaked <= 40
+    assert all(name.endswith(".part") for name in day.leaks())
     settle(
         day,
         "killed with SIGKILL four times",
-        told=told,
-        exception="submits that were under way when it was killed, at most 10 each time",
+        told=account.told,
+        leaked=account.leaked,
+        exception="told: submits that were under way when it was killed, at most 10 each time; "
+        "leaked: temporary files, which a run removes after a day",
     )

@@ -95,6 +95,21 @@ async def test_one_of_many_creators_wins_or_the_check_notices(kind: Kind, url: s
         assert set(await many[0].list()) == {"lock"}
 
 
+async def test_a_listing_hides_nothing_that_another_writes_after_it(kind: Kind, url: str) -> None:
+    """Rule: what is read, measured and refused is what is there now, not what once was listed."""
+    async with opened(url, kind.options) as mine, opened(url, kind.options) as anothers:
+        await anothers.check_writable()
+        await anothers.publish("first.json", b"{}", "application/json")
+        assert set(await mine.list()) == {"first.json"}
+        await anothers.publish("second.json", b"{}", "application/json")
+        assert await mine.read("second.json") == b"{}"
+        assert set(await mine.list()) == {"first.json", "second.json"}
+        await anothers.publish("third.json", b"{}{}", "application/json")
+        assert await mine.size_of("third.json") == 4
+        await anothers.delete("first.json")
+        assert await mine.read("first.json") is None
+
+
 async def test_files_have_their_media_type(kind: Kind, folder: Destination) -> None:
     """Rule: a browser that opens an object knows what it is."""
     if kind.media_type is None:

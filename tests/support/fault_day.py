@@ -198,7 +198,7 @@ class Day:
             lost=missing - told,
             paid_twice=sum(times - 1 for times in paid.values()),
             partial=sum(1 for path in self._pictures() if not _is_whole(path)),
-            leaked=len(self._leaks()),
+            leaked=len(self.leaks()),
             stuck=self.stuck,
             told=told,
         )
@@ -207,7 +207,8 @@ class Day:
         for suffix in ("png", "jpg", "webp"):
             yield from self.images.glob(f"[!.]*.{suffix}")
 
-    def _leaks(self) -> list[str]:
+    def leaks(self) -> list[str]:
+        """Temporary files that are left, and what shows a secret."""
         files = [path for path in self.images.rglob("*") if path.is_file()]
         left = [path.name for path in files if _TEMPORARY.fullmatch(path.name)]
         texts = {

@@ -18,6 +18,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from tests.support.until import block_until
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -38,9 +40,17 @@ def prefect(*arguments: str, cwd: Path = PROJECT, **environment: str) -> str:
 
 def forget_all(api_url: str, what: str) -> None:
     """Delete all ``deployments``, or whatever else the server lists under such a name."""
-    with httpx.Client(base_url=api_url, trust_env=False) as server:
-        for found in server.post(f"{what}/filter", json={}).raise_for_status().json():
-            server.delete(f"{what}/{found['id']}").raise_for_status()
+    with httpx.Client(base_url=api_url, trust_env=False, timeout=60) as server:
+
+        def is_empty() -> bool:
+            listed = server.post(f"{what}/filter", json={})
+            # SQLite answers 503 while something else is writing.
+            found = listed.json() if listed.is_success else [None]
+            for one in filter(None, found):
+                server.delete(f"{what}/{one['id']}")
+            return not found
+
+        block_until(is_empty)
 
 
 async def last_run() -> FlowRun:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,7 +189,14 @@ def seaweedfs(folder: Path) -> Iterator[Kind]:
             }
         )
     )
-    with _seaweedfs_running(weed, folder, config) as endpoint:
+    with ExitStack() as stack:
+        # Several that start at once may find the same ports free.
+        for _ in range(5):
+            with suppress(AssertionError):
+                endpoint = stack.enter_context(_seaweedfs_running(weed, folder, config))
+                break
+        else:
+            raise AssertionError("weed does not start")
         yield s3_kind(
             endpoint,
             wrong=s3_options(endpoint, key="AKIAWRONG"),

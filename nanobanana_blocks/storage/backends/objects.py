@@ -77,8 +77,12 @@ class S3Folder(ObjectFolder):
 
     package = "s3fs"
     extra = "s3"
-    # botocore keeps ten connections otherwise, and all other writes wait for one of them.
-    defaults = {"config_kwargs": {"max_pool_connections": MAX_CONNECTIONS}}  # noqa: RUF012 - read only
+    defaults = {  # noqa: RUF012 - read only
+        # botocore keeps ten connections otherwise, and all other writes wait for one of them.
+        "config_kwargs": {"max_pool_connections": MAX_CONNECTIONS},
+        # Otherwise each file is asked for its size before it is read, to read large ones in parts.
+        "max_concurrency": 1,
+    }
     rights = ("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject")
 
     @staticmethod

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+from fsspec.dircache import DirCache
 from fsspec.registry import get_filesystem_class
 
 from nanobanana_blocks.errors import DestinationError
@@ -186,6 +187,9 @@ class RemoteFolder(Folder):
         # fsspec keeps cached instances, with the credentials in them, until the process ends.
         options = self._options_for(file_system_class)
         file_system = file_system_class(**options, skip_instance_cache=True)
+        if isinstance(listings := getattr(file_system, "dircache", None), DirCache):
+            # Others write here too, and a listing that is kept hides what they have made since.
+            listings.use_listings_cache = False
         with self._closing:
             if not self._closed:
                 root = str(file_system_class._strip_protocol(self._location.url)).rstrip("/")
