@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from nanobanana_blocks.api.prices import PRICES, Credits, PriceTable
 from nanobanana_blocks.errors import InvalidInput
 
 NO_CALLBACK_URL = "https://no-callback.invalid/"
@@ -81,7 +82,8 @@ def _refuse_text_and_booleans(value: object) -> object:
 NumberOfImages = Annotated[int, Field(ge=1, le=4), BeforeValidator(_refuse_text_and_booleans)]
 """A JSON number without a fraction, such as ``2`` or ``2.0``."""
 
-CREDITS_BY_RESOLUTION = {"1K": 8, "2K": 12, "4K": 18}
+DEFAULT_RESOLUTION: Resolution = "1K"
+"""The service's own, where a request gives none."""
 
 
 class Endpoint(StrEnum):
@@ -111,8 +113,12 @@ class _Request(BaseModel):
         return 1
 
     @property
-    def estimated_credits(self) -> int:
-        """About what it costs; see the classes for where the figures come from."""
+    def estimated_credits(self) -> Credits:
+        """About what it costs, by the price table of this version; see `api.prices`."""
+        return self.cost(PRICES)
+
+    def cost(self, prices: PriceTable) -> Credits:
+        """About what it costs by a price table, in credits."""
         raise NotImplementedError
 
     def content(self) -> dict[str, Any]:
@@ -133,7 +139,7 @@ class _Request(BaseModel):
 
 
 class GenerateRequest(_Request):
-    """A request to `/generate`; about 4 credits (observed)."""
+    """A request to `/generate`; about 4 credits an image (observed)."""
 
     wants_callback_url: ClassVar[bool] = True
 
@@ -165,13 +171,12 @@ class GenerateRequest(_Request):
     def images_asked_for(self) -> int:
         return self.num_images
 
-    @property
-    def estimated_credits(self) -> int:
-        return 4
+    def cost(self, prices: PriceTable) -> Credits:
+        return prices.credits(self.endpoint, images=self.images_asked_for)
 
 
 class GenerateProRequest(_Request):
-    """A request to `/generate-pro`; assumed to cost what `/generate-2` does."""
+    """A request to `/generate-pro`; about 24 credits at 2K (18 were observed, too)."""
 
     wants_callback_url: ClassVar[bool] = True
 
@@ -187,9 +192,8 @@ class GenerateProRequest(_Request):
     resolution: Resolution | None = Field(default=None, description="The service's default is 1K.")
     aspect_ratio: ProAspectRatio | None = Field(default=None, description="Width to height.")
 
-    @property
-    def estimated_credits(self) -> int:
-        return CREDITS_BY_RESOLUTION[self.resolution or "1K"]
+    def cost(self, prices: PriceTable) -> Credits:
+        return prices.credits(self.endpoint, self.resolution or DEFAULT_RESOLUTION)
 
 
 class Generate2Request(_Request):
@@ -220,9 +224,8 @@ class Generate2Request(_Request):
         default=None, description="The service's default is jpg."
     )
 
-    @property
-    def estimated_credits(self) -> int:
-        return CREDITS_BY_RESOLUTION[self.resolution or "1K"]
+    def cost(self, prices: PriceTable) -> Credits:
+        return prices.credits(self.endpoint, self.resolution or DEFAULT_RESOLUTION)
 
 
 GenerationRequest = GenerateRequest | GenerateProRequest | Generate2Request

@@ -72,7 +72,7 @@ class SubmissionAttempt(BaseModel):
     digest: str
     name: str | None = None
     endpoint: Endpoint
-    credits: int
+    credits: int | float
     job_key: str
     owner: str | None = None
     reserved_at: AwareDatetime = Field(alias="intended_at")

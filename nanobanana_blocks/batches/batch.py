@@ -364,7 +364,7 @@ def _row_outcome(row: Row, landed: LandingOutcome, **facts: Any) -> RowOutcome:
         row=row.number,
         key=row.key,
         name=row.name,
-        credits=row.request.estimated_credits if row.request else 0,
+        credits=row.credits,
         **facts,
     )
 

@@ -212,7 +212,7 @@ class Ledger:
             digest=row.digest,
             name=row.name,
             endpoint=request.endpoint,
-            credits=request.estimated_credits,
+            credits=row.credits,
             job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
             owner=self._owner,
             reserved_at=datetime.now(UTC),

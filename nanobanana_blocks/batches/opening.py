@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 
 from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.prices import total
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
@@ -250,7 +251,7 @@ async def require_credits(batch: Batch, log: Log) -> None:
         APIError: The key is refused, or what answers is not the API, or nothing answers. A
             question that the API does not answer stops nothing.
     """
-    needed = sum(row.request.estimated_credits for row in batch.rows_to_submit if row.request)
+    needed = total(row.credits for row in batch.rows_to_submit)
     if not needed:
         return
     try:

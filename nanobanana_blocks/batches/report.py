@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pydantic import TypeAdapter, computed_field
 
+from nanobanana_blocks.api.prices import total
 from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, Outcomes
 from nanobanana_blocks.storage.names import safe_name
 
@@ -26,7 +27,7 @@ class RowOutcome(LandingOutcome):
     key: str
     name: str | None = None
     submitted: bool = False
-    credits: int = 0
+    credits: int | float = 0
     changed: bool = False
     blocked_by: int | None = None
 
@@ -78,9 +79,9 @@ class BatchReport(LandingReport):
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
-    def credits_estimated(self) -> int:
+    def credits_estimated(self) -> int | float:
         """About what this run's submits cost."""
-        return sum(outcome.credits for outcome in self.outcomes if outcome.submitted)
+        return total(outcome.credits for outcome in self.outcomes if outcome.submitted)
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property

@@ -72,6 +72,13 @@ def batch(
     check_credits: Annotated[
         bool, typer.Option(help="Begin only if the account has about the credits that it takes.")
     ] = True,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENDPOINT[/RESOLUTION]=CREDITS",
+            help="What an image costs you, such as generate-pro/2K=18; repeatable.",
+        ),
+    ] = None,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="What {date} stands for; by default today (UTC)."),
@@ -98,6 +105,7 @@ def batch(
         place = await find_place(to, storage_option, day)
         url = dates.for_date(manifest, day)
         found = await read_manifest_near(url, place.location, _defaults(defaults or []))
+        found = found.priced(_prices(price or []))
         public = await find_public_place(references, references_url, storage_option)
         progress = Progress("Batch", len(found.rows), estimates=True)
         async with (
@@ -144,6 +152,24 @@ def batch(
         print_message(f"What became of each row: {path}")
         if not report.complete:
             raise typer.Exit(Exit.NOT_ALL)
+
+
+def _prices(texts: list[str]) -> dict[str, float]:
+    """The prices that ``endpoint/resolution=credits`` texts give; whether they exist is not asked.
+
+    Raises:
+        InvalidInput: One has no number.
+    """
+    given: dict[str, float] = {}
+    for text in texts:
+        name, _, figure = text.partition("=")
+        try:
+            given[name.strip()] = float(figure)
+        except ValueError:
+            raise InvalidInput(
+                f"--price {text[:40]!r}: write ENDPOINT=CREDITS or ENDPOINT/RESOLUTION=CREDITS"
+            ) from None
+    return given
 
 
 def _defaults(texts: list[str]) -> RowDefaults:

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
+from nanobanana_blocks.api.prices import OwnPrices
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
@@ -64,6 +65,7 @@ async def run_batch(
     shard_deployment: str = "run-shard/pool",
     gallery: bool = True,
     references: str | None = None,
+    prices: OwnPrices | None = None,
 ) -> BatchReport:
     """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
 
@@ -91,6 +93,8 @@ async def run_batch(
         gallery: Show the images of the destination on pages beside them, index.html.
         references: Name of a saved ImageStore block with a public URL, where copies of images to
             work from go; without it, their storage signs URLs.
+        prices: Credits for each image where yours differ from the table in the documentation,
+            such as {"generate": 4, "generate-pro/2K": 18}.
 
     Returns:
         What became of each row, in the order of the manifest; also kept beside the images.
@@ -112,6 +116,7 @@ async def run_batch(
         poll=poll,
         date=date or scheduled_day(timezone),
         references=references,
+        prices=prices or {},
     )
     log = get_run_logger()
     async with opening_batch(job) as batch:

@@ -108,6 +108,17 @@ def test_defaults_and_a_field_that_is_none(nanobanana: Command, sandbox: Sandbox
         assert f"--default {wrong.partition('=')[0]}" in refused.stderr.replace("'", "")
 
 
+def test_prices_of_the_users(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the estimate is made of the prices given; what is none is refused and named."""
+    for wrong in ("generate", "generate=much", "generate-pro/8K=1"):
+        refused = nanobanana("batch", "rows.csv", "--to", "./images", "--price", wrong)
+        assert (refused.code, submits(sandbox)) == (1, 0)
+        assert wrong.partition("=")[0] in refused.stderr
+    own = ("--price", "generate=1.5", "--price", "generate-pro/2K=18")
+    result = nanobanana("batch", "rows.csv", "--to", "./images", "--json", *own)
+    assert result.json["credits_estimated"] == 3
+
+
 def test_too_few_credits_begin_nothing(nanobanana: Command, sandbox: Sandbox) -> None:
     """Rule: nothing is submitted for half of a batch unless that is asked for."""
     sandbox.configure(credits=5)

@@ -197,7 +197,8 @@ class TestManifests:
         assert statuses(report) == ["landed"] * 3
         assert [outcome.name for outcome in report.outcomes] == ["first", "pair", "given"]
         assert pictures(tmp_path / "images") == {"first", "pair-1", "pair-2", "given"}
-        assert (report.submitted, report.credits_estimated, report.credits_before) == (2, 8, 10_000)
+        assert (report.submitted, report.credits_estimated) == (2, 12)
+        assert report.credits_before == 10_000
 
     async def test_csv(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A spreadsheet is a manifest too; its rows are numbered as it shows them."""
@@ -318,6 +319,18 @@ class TestCredits:
         report = await run(manifest, tmp_path / "images")
         assert statuses(report) == ["already_landed"] * 2 + ["landed"] * 2
         assert sandbox.stats().submits == 4
+
+    async def test_prices_of_the_users(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """Estimate and check use the figures that are given; a name that is none ends it."""
+        sandbox.configure(credits=8)
+        manifest = write(tmp_path / "rows.jsonl", *prompts(2))
+        with pytest.raises(errors.OutOfCredits, match=r"about 9\. Top"):
+            await run(manifest, tmp_path / "images", prices={"generate": 4.5})
+        with pytest.raises(errors.InvalidInput, match="did you mean generate-2"):
+            await run(manifest, tmp_path / "images", prices={"generat-2": 1})
+        report = await run(manifest, tmp_path / "images", prices={"generate": 2.5})
+        assert report.credits_estimated == 5
+        assert {entry.credits for entry in (await entries(tmp_path / "images")).values()} == {2.5}
 
     async def test_a_credit_endpoint_that_fails(
         self, sandbox: Sandbox, tmp_path: Path, log: Lines

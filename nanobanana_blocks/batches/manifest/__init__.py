@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from nanobanana_blocks.api.prices import PRICES
 from nanobanana_blocks.batches.manifest.fields import RowDefaults
 from nanobanana_blocks.batches.manifest.formats import oversize, split_rows
 from nanobanana_blocks.batches.manifest.problems import InvalidManifest, Problem
-from nanobanana_blocks.batches.manifest.rows import Row, RowChecker
+from nanobanana_blocks.batches.manifest.row import Row
+from nanobanana_blocks.batches.manifest.rows import RowChecker
 from nanobanana_blocks.batches.manifest.source import Source
 
 __all__ = [
@@ -43,6 +45,17 @@ class Manifest:
 
     rows: tuple[Row, ...]
     digest: str
+
+    def priced(self, own: Mapping[str, float] | None) -> Manifest:
+        """The manifest with prices of the user's, where there are some; see `PriceTable`.
+
+        Raises:
+            InvalidInput: One of them is invalid.
+        """
+        if not own:
+            return self
+        table = PRICES.overridden(own)
+        return replace(self, rows=tuple(row.priced(table) for row in self.rows))
 
 
 def parse_manifest(data: bytes, *, source: str, defaults: RowDefaults = _NO_DEFAULTS) -> Manifest:

@@ -16,7 +16,7 @@ from nanobanana_blocks.batches.manifest.problems import Problem, shown
 from nanobanana_blocks.references import ROW
 
 if TYPE_CHECKING:
-    from nanobanana_blocks.batches.manifest.rows import Row
+    from nanobanana_blocks.batches.manifest.row import Row
 
 MAX_SHOWN_CYCLE = 8
 """Rows of a cycle that a message shows."""

@@ -5,11 +5,10 @@ How a file is split into rows, and what its problems look like, is told elsewher
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,13 +29,13 @@ from nanobanana_blocks.batches.manifest.fields import (
 from nanobanana_blocks.batches.manifest.formats import Record
 from nanobanana_blocks.batches.manifest.placeholders import placeholder
 from nanobanana_blocks.batches.manifest.problems import Problem, reworded, value_shown
+from nanobanana_blocks.batches.manifest.row import Row, shortened
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.storage.names import MAX_NAME_BYTES, safe_name
 
 MAX_KEY_LENGTH = 200
 """Characters that a row's key has at most."""
 
-_DIGEST_DIGITS = 32
 _MAX_UNKNOWN = 10
 _SEPARATE = "Write each as an item of its own; a comma of one URL before http as %2C"
 _NOT_QUOTED = frozenset({"prompt", "image_urls"})
@@ -45,47 +44,6 @@ _HEADER_NAMES = frozenset(name.lower() for name in NAMES)
 _ROW_MAKERS = frozenset({"prompt", "taskid", "task_id"})
 """Of these, a header has at least one."""
 _RESERVED_ENDINGS = (".json", ".report")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: a request to be sent, or a generation task to be landed.
-
-    Attributes:
-        number: JSONL: the number of its line, from 1. CSV: the number that a spreadsheet shows,
-            where the header is row 1.
-        key: What recognises the row between runs: the `key` it gives, else its `name`, else its
-            digest, with ``-2``, ``-3`` … for rows that repeat another.
-        digest: 32 hexadecimal digits of the SHA-256 of what it asks for: the endpoint and the
-            content of the request, or the task id.
-        name: What its files shall be called, without an extension; None where it does not say.
-        task_id: The generation task; None where there is a request.
-        request: What to ask for; None where there is a task id.
-        builds_on: The numbers of the rows whose images it works from.
-    """
-
-    number: int
-    key: str
-    digest: str
-    name: str | None
-    task_id: str | None
-    request: GenerationRequest | None
-    builds_on: tuple[int, ...] = ()
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """The images that it works from, as the manifest names them."""
-        return (self.request.image_urls or ()) if self.request else ()
-
-    def including(self, contents: str) -> Row:
-        """The row recognised by the contents of its images as well, which make another row of it.
-
-        A key that was made of its digest is made of the new one.
-        """
-        digest = _shortened(f"{self.digest}\n{contents}")
-        is_made = self.key.startswith(self.digest)
-        key = digest + self.key.removeprefix(self.digest) if is_made else self.key
-        return replace(self, digest=digest, key=key)
 
 
 @dataclass(slots=True)
@@ -390,8 +348,4 @@ def _digest(request: GenerationRequest | None, task_id: str | None) -> str:
         if request
         else str(task_id)
     )
-    return _shortened(content)
-
-
-def _shortened(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_DIGITS]
+    return shortened(content)

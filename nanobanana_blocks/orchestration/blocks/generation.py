@@ -196,7 +196,7 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
                 sent, callback_url=self.callback_url.get_secret_value() or None
             )
             self.logger.info(
-                "Submitted generation task %s to %s for about %d credits",
+                "Submitted generation task %s to %s for about %s credits",
                 task_id,
                 self.request.endpoint.value,
                 self.request.estimated_credits,

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
+from nanobanana_blocks.api.prices import OwnPrices
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
@@ -76,6 +77,7 @@ class BatchJob(BaseModel):
     references: str | None = Field(
         default=None, description="Name of an ImageStore with a public URL, for reference images."
     )
+    prices: OwnPrices = Field(default_factory=dict, description="Prices that replace ours.")
 
 
 class Shard(BaseModel):
@@ -122,6 +124,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
     manifest_url = dates.for_date(job.manifest, job.date)
     public = await public_place(job.references)
     manifest = await read_manifest_near(manifest_url, store.location, job.defaults)
+    manifest = manifest.priced(job.prices)
     rows = shard.rows_of(manifest) if shard else manifest.rows
     async with (
         cancelled_by_sigterm(),
