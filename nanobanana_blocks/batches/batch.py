@@ -18,11 +18,13 @@ from nanobanana_blocks.batches.chains import Chains
 from nanobanana_blocks.batches.claims import Claims
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.batches.provenance import provenance_of
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
 from nanobanana_blocks.concurrency import map_concurrently, run_concurrently
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError, RowBlocked, StorageError
 from nanobanana_blocks.landing.lander import Lander, log_unforeseen, not_attempted
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
 from nanobanana_blocks.references import References
 
@@ -75,6 +77,7 @@ class Batch:
         self._ledger = submitter.ledger
         self._on_outcome = on_outcome
         self._claims = claims
+        self._references = references
         self._chains = Chains(rows, references)
         self._taken: dict[int, InvalidInput] = {}
         self._surveying = asyncio.Lock()
@@ -230,7 +233,9 @@ class Batch:
         if row.request is None:
             await self._let_other_run_land(row, progress.task_id, None)
             async with self._slots:
-                progress.landed = await self.landing.land(progress.task_id, name=row.name)
+                progress.landed = await self.landing.land(
+                    progress.task_id, name=row.name, provenance=self._place_of(row)
+                )
             return None
         entry = await self.submitter.await_answer(row.key)
         is_due = self.submitter.is_due(row)
@@ -266,9 +271,13 @@ class Batch:
             replaces=self._ledger.task_ids(row.key),
             row_key=row.key,
             row_digest=entry.digest,
+            provenance=self._place_of(row).including(provenance_of(row, entry, self._references)),
             just_submitted=row.key in self.submitter.submitted,
         )
         await self._note_end(entry, progress)
+
+    def _place_of(self, row: Row) -> Provenance:
+        return Provenance(row=row.number if self.landing.facts.manifest else None)
 
     async def _let_other_run_land(self, row: Row, task_id: str, submitted_by: str | None) -> None:
         """Wait while another run at work lands a task, until its receipt is there.

@@ -43,6 +43,7 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import open_lander
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.references import (
     LoadStore,
     PublicPlace,
@@ -103,6 +104,7 @@ async def open_batch(
     is_part: bool = False,
     finder: SourceFinder | None = None,
     public: PublicPlace | None = None,
+    facts: Provenance | None = None,
     on_outcome: Callable[[RowOutcome], None] | None = None,
     log: Log,
 ) -> AsyncIterator[Batch]:
@@ -123,6 +125,7 @@ async def open_batch(
         is_part: Whether other runs do other rows of the same manifest.
         finder: Finds the files that rows work from; without it, relative paths begin here.
         public: Where copies of such files go for the service to fetch; else they are signed.
+        facts: What is known of the making of all images, such as the manifest, for their receipts.
         on_outcome: Told what became of each row, as soon as it is known.
         log: Gets what is about to be done, and what has changed since earlier runs.
 
@@ -143,6 +146,7 @@ async def open_batch(
             poll=poll,
             keep_prompts=keep_prompts,
             expecting=len(rows),
+            facts=facts,
         ) as landing,
         remembering(images, client, poll),
         AsyncExitStack() as stack,

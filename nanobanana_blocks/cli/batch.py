@@ -47,6 +47,7 @@ from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
 from nanobanana_blocks.garbage import short_collections
+from nanobanana_blocks.landing import Provenance
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.locations import Location
 
@@ -124,6 +125,9 @@ def batch(
                 keep_prompts=place.keep_prompts,
                 finder=finder_near(url, place.location, find_saved_store),
                 public=public,
+                facts=Provenance(
+                    manifest=Location.parse(url).redacted, manifest_digest=found.digest
+                ),
                 on_outcome=progress.settle,
                 log=log,
             ) as opened,

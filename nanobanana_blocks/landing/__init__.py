@@ -4,6 +4,7 @@ What fetches is imported from `landing.lander`, so that values cost no HTTP clie
 """
 
 from nanobanana_blocks.landing.naming import receipt_name
+from nanobanana_blocks.landing.provenance import Provenance, Reference
 from nanobanana_blocks.landing.receipt import LandedImage, Receipt, ReceiptImage, read_receipt
 from nanobanana_blocks.landing.report import (
     ErrorSummary,
@@ -18,8 +19,10 @@ __all__ = [
     "LandingOutcome",
     "LandingReport",
     "LandingStatus",
+    "Provenance",
     "Receipt",
     "ReceiptImage",
+    "Reference",
     "read_receipt",
     "receipt_name",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 
+from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.waiting import Watch
 from nanobanana_blocks.errors import NanoBananaError, WaitTimedOut
 from nanobanana_blocks.images import VerifiedImage
-from nanobanana_blocks.landing.receipt import LandedImage, ReceiptImage
+from nanobanana_blocks.landing.provenance import Provenance
+from nanobanana_blocks.landing.receipt import LandedImage, Receipt, ReceiptImage
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
 
 
@@ -29,6 +32,7 @@ class Attempt:
         self.stem = stem
         self.replaces = replaces
         self.row = row
+        self.provenance = Provenance()
         self.watch: Watch | None = None
         self.single_polls = 0
         self.just_submitted = False
@@ -80,6 +84,28 @@ class Attempt:
             polls=self.polls,
             waited_seconds=self.waited_seconds,
             missing_images=max(0, self.asked_for - len(self.images)),
+        )
+
+    def receipt(
+        self, details: TaskDetails, images: list[ReceiptImage], *, keep_prompt: bool
+    ) -> Receipt:
+        """The receipt of its images, all of which are in storage."""
+        known = self.provenance.completed_by(details)
+        prompt = known.prompt or details.parameters.get("prompt")
+        return Receipt(
+            task_id=details.task_id,
+            images=images,
+            images_asked_for=details.images_asked_for,
+            operation_type=details.operation_type,
+            created_at=details.created_at,
+            completed_at=details.completed_at,
+            landed_at=datetime.now(UTC),
+            polls=self.polls,
+            waited_seconds=self.waited_seconds,
+            prompt=prompt if keep_prompt and isinstance(prompt, str) else None,
+            row_key=self.row[0],
+            row_digest=self.row[1],
+            provenance=known if known.model_dump(exclude_none=True) else None,
         )
 
 

@@ -11,7 +11,6 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from nanobanana_blocks.api.client import NanoBananaClient
@@ -29,6 +28,7 @@ from nanobanana_blocks.landing.attempt import Attempt, record_of
 from nanobanana_blocks.landing.fetching import TaskImages
 from nanobanana_blocks.landing.folder import LandingFolder
 from nanobanana_blocks.landing.naming import image_name
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.receipt import LandedImage, PartialLanding, Receipt, ReceiptImage
 from nanobanana_blocks.landing.report import (
     ErrorSummary,
@@ -48,13 +48,15 @@ MAX_THUMBNAILS = 48
 class Placement(NamedTuple):
     """Where the files of a generation task go: under a name, in place of those of other tasks.
 
-    `row_key` and `row_digest` name the row of a batch that it is landed for, for its receipt.
+    `row_key` and `row_digest` name the row of a batch that it is landed for, and `provenance` what
+    made it, for its receipt.
     """
 
     name: str | None = None
     replaces: Collection[str] = ()
     row_key: str | None = None
     row_digest: str | None = None
+    provenance: Provenance | None = None
 
 
 _BY_ID = Placement()
@@ -73,6 +75,7 @@ class Lander:
             first image.
         errors: Why tasks did not land, by task id.
         keeps_prompts: Whether receipts hold the prompts.
+        facts: What is known of the making of all images, for their receipts.
         abort_error: What ended the run as a whole, such as a refused key.
     """
 
@@ -89,6 +92,7 @@ class Lander:
         keep_prompts: bool,
         on_outcome: Callable[[LandingOutcome], None] | None,
         expecting: int,
+        facts: Provenance | None,
     ) -> None:
         """For `open_lander`, which describes these."""
         self.task_ids = task_ids
@@ -104,6 +108,7 @@ class Lander:
         self._timeout = timeout
         self._overwrite = overwrite
         self.keeps_prompts = keep_prompts
+        self.facts = facts or Provenance()
         self._on_outcome = on_outcome
         self.expected = len(set(task_ids)) + expecting
 
@@ -151,6 +156,7 @@ class Lander:
         replaces: Collection[str] = (),
         row_key: str | None = None,
         row_digest: str | None = None,
+        provenance: Provenance | None = None,
         wait: bool = True,
         just_submitted: bool = False,
     ) -> LandingOutcome:
@@ -167,6 +173,7 @@ class Lander:
             replaces: Tasks whose files of that name it may take the place of.
             row_key: The key of the batch's row that it is landed for, for the receipt.
             row_digest: The digest of that row's content.
+            provenance: What is known of how it was made, for the receipt.
             wait: Wait for it to end; else record-info is asked once, and a task that has not
                 ended counts as timed out.
             just_submitted: The service itself has just given this id: it may be unknown to
@@ -176,6 +183,7 @@ class Lander:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
         attempt = Attempt(task_id, name or task_id, replaces, (row_key, row_digest))
+        attempt.provenance = self.facts.including(provenance)
         attempt.just_submitted = just_submitted
         self.errors.pop(task_id, None)
         try:
@@ -259,7 +267,8 @@ class Lander:
             raise attempt.failure(count)
         # Before the receipt: as long as the old one is there, a failure here is made good later.
         await self.folder.remove(attempt.replaceable - {image.name for image in recorded})
-        await self.folder.publish_receipt(attempt.stem, self._receipt(details, attempt, recorded))
+        receipt = attempt.receipt(details, recorded, keep_prompt=self.keeps_prompts)
+        await self.folder.publish_receipt(attempt.stem, receipt)
         if note:
             await self.folder.forget_partial(attempt.stem)
 
@@ -285,25 +294,6 @@ class Lander:
             attempt.failures[index + 1] = unforeseen(
                 f"Landing image {index + 1} of {task_id}", error, task_id
             )
-
-    def _receipt(
-        self, details: TaskDetails, attempt: Attempt, images: list[ReceiptImage]
-    ) -> Receipt:
-        prompt = details.parameters.get("prompt") if self.keeps_prompts else None
-        return Receipt(
-            task_id=details.task_id,
-            images=images,
-            images_asked_for=details.images_asked_for,
-            operation_type=details.operation_type,
-            created_at=details.created_at,
-            completed_at=details.completed_at,
-            landed_at=datetime.now(UTC),
-            polls=attempt.polls,
-            waited_seconds=attempt.waited_seconds,
-            prompt=prompt if isinstance(prompt, str) else None,
-            row_key=attempt.row[0],
-            row_digest=attempt.row[1],
-        )
 
     def _located(self, image: ReceiptImage) -> LandedImage:
         return image.at(self.destination.path_of(image.name))
@@ -349,6 +339,7 @@ async def open_lander(
     keep_prompts: bool = False,
     on_outcome: Callable[[LandingOutcome], None] | None = None,
     expecting: int = 0,
+    facts: Provenance | None = None,
     downloader: ImageDownloader | None = None,
 ) -> AsyncIterator[Lander]:
     """Check everything that can be checked before any waiting, and give the run's `Lander`.
@@ -363,6 +354,7 @@ async def open_lander(
         keep_prompts: Write each task's prompt into its receipt.
         on_outcome: Called with each task's outcome, as soon as it is known.
         expecting: How many tasks will be landed beside these, which are not known yet.
+        facts: What is known of the making of all images, for their receipts.
         downloader: Fetches the images, and is closed at the end.
 
     Raises:
@@ -385,6 +377,7 @@ async def open_lander(
             keep_prompts=keep_prompts,
             on_outcome=on_outcome,
             expecting=expecting,
+            facts=facts,
         )
         await landing.folder.survey(landing.expected)
         yield landing

@@ -6,7 +6,18 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from nanobanana_blocks.landing.provenance import Provenance, encodable
 
 
 def _in_utc(time: datetime) -> datetime | None:
@@ -17,11 +28,12 @@ def _in_utc(time: datetime) -> datetime | None:
         return None
 
 
-def _encodable(text: Any) -> Any:
-    """The text with U+FFFD for halves of surrogate pairs, which no UTF-8 file can hold."""
-    if not isinstance(text, str):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _or_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """What is only told beside: where it cannot be understood, the receipt is one all the same."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
 
 
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
@@ -70,6 +82,7 @@ class Receipt(BaseModel):
     Times are UTC; `created_at` and `completed_at` rest on the observation that the API's times are
     UTC+8. `prompt` is there only where the store is set to keep it. `row_key` and `row_digest`
     name the row of a batch that it was landed for, so that the row is known without its ledger.
+    `provenance` is what made the images, as far as it is known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,9 +97,10 @@ class Receipt(BaseModel):
     landed_at: Moment
     polls: int
     waited_seconds: float
-    prompt: Annotated[str | None, BeforeValidator(_encodable)] = None
+    prompt: Annotated[str | None, BeforeValidator(encodable)] = None
     row_key: str | None = None
     row_digest: str | None = None
+    provenance: Annotated[Provenance | None, WrapValidator(_or_none)] = None
 
 
 class PartialLanding(BaseModel):

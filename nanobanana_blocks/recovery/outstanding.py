@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from nanobanana_blocks.batches.ledger import AttemptState, Ledger, SubmissionAttempt, open_ledger
+from nanobanana_blocks.batches.provenance import provenance_of_attempt
 from nanobanana_blocks.errors import GenerationFailed, NanoBananaError, UnknownTask
 from nanobanana_blocks.landing.lander import Lander, Placement
 from nanobanana_blocks.landing.naming import receipt_name
@@ -106,7 +107,13 @@ class OutstandingTasks:
         if not entry:
             return Placement()
         replaces = self._ledger.task_ids(entry.key)
-        return Placement(entry.name, replaces, row_key=entry.key, row_digest=entry.digest)
+        return Placement(
+            entry.name,
+            replaces,
+            row_key=entry.key,
+            row_digest=entry.digest,
+            provenance=provenance_of_attempt(entry),
+        )
 
     async def settle(self, outcome: LandingOutcome, landing: Lander) -> None:
         """Note what became of a task that was outstanding.

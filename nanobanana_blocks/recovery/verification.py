@@ -18,6 +18,7 @@ from nanobanana_blocks.images.download import MAX_PIXELS
 from nanobanana_blocks.images.verification import verify_image
 from nanobanana_blocks.landing import (
     LandingReport,
+    Provenance,
     Receipt,
     ReceiptImage,
     read_receipt,
@@ -159,7 +160,7 @@ async def repair(
     """
     rows = await _rows_of(report.stems, destination)
     placed = {
-        task_id: Placement(stem, (task_id,), *rows.get(task_id, (None, None)))
+        task_id: Placement(stem, (task_id,), *rows.get(task_id, ()))
         for task_id, stem in report.stems.items()
     }
     async with open_lander(
@@ -171,13 +172,13 @@ async def repair(
 
 async def _rows_of(
     stems: Mapping[str, str], destination: Destination
-) -> dict[str, tuple[str | None, str | None]]:
-    """The batch's rows that receipts were written for, which new receipts are to say again."""
+) -> dict[str, tuple[str | None, str | None, Provenance | None]]:
+    """The batch's rows, and the making, that receipts tell of and new ones are to tell again."""
     found = {}
     for task_id, stem in stems.items():
         receipt = read_receipt(await destination.read(receipt_name(stem)) or b"")
         if receipt is not None:
-            found[task_id] = receipt.row_key, receipt.row_digest
+            found[task_id] = receipt.row_key, receipt.row_digest, receipt.provenance
     return found
 
 

@@ -162,6 +162,11 @@ class References:
             contents.append(f"{text} {examined.picture.sha256}")
         return "\n".join(contents)
 
+    def digests(self, texts: Iterable[str]) -> dict[str, str]:
+        """The SHA-256 of the files that texts name, as far as they are known."""
+        found = {text: self.examined[text] for text in texts if text in self.examined}
+        return {text: each.picture.sha256 for text, each in found.items() if each.picture}
+
     async def problems(self, texts: Iterable[str]) -> dict[str, str]:
         """Why the service would not get what texts name, found out before anything is spent.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import State, task
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +29,7 @@ from nanobanana_blocks.batches.opening import (
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.garbage import short_collections
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -146,6 +148,11 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             is_part=shard is not None,
             finder=finder_near(manifest_url, store.location, find_saved_location),
             public=public,
+            facts=Provenance(
+                manifest=Location.parse(manifest_url).redacted,
+                manifest_digest=manifest.digest,
+                flow_run=flow_run.id,
+            ),
             on_outcome=OutcomeReporter(len(rows), events),
             log=get_run_logger(),
         ) as batch,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from prefect import State, task
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from nanobanana_blocks.api.schedule import PollPolicy
@@ -27,6 +28,7 @@ from nanobanana_blocks.errors import (
 from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing.generation_times import remembering
 from nanobanana_blocks.landing.lander import Lander, Placement, open_lander
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
@@ -92,6 +94,7 @@ async def opening_lander(
             overwrite=overwrite,
             keep_prompts=store.keep_prompts,
             on_outcome=OutcomeReporter(len(set(task_ids)), events),
+            facts=Provenance(flow_run=flow_run.id),
         ) as landing,
         remembering(store.location, client, poll),
         sharing_account_budget(credentials, client.budget),

@@ -12,6 +12,7 @@ from nanobanana_blocks.api.details import TaskDetails
 from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.reachable_images import with_reachable_images
@@ -97,6 +98,7 @@ async def land_task(
     poll: PollPolicy | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     just_submitted: bool = False,
+    request: GenerationRequest | Mapping[str, Any] | None = None,
 ) -> LandingOutcome:
     """Wait for one generation task and land its images; for flows of your own.
 
@@ -108,10 +110,12 @@ async def land_task(
         poll: When to ask.
         overwrite: Land again what has a receipt already.
         just_submitted: The id is what `submit_generation` has just given; see `wait_for_task`.
+        request: What `submit_generation` was given, so that the receipt tells what made it.
 
     Raises:
         NanoBananaError: The images did not land.
     """
+    provenance = _provenance_of(request) if request is not None else None
     async with opening_lander(
         [task_id],
         destination,
@@ -120,10 +124,19 @@ async def land_task(
         poll=_read(PollPolicy, poll or PollPolicy(), "poll"),
         overwrite=overwrite,
     ) as landing:
-        outcome = await landing.land(task_id, just_submitted=just_submitted)
+        outcome = await landing.land(
+            task_id,
+            just_submitted=just_submitted,
+            provenance=provenance,
+        )
         if task_id in landing.errors:
             raise landing.errors[task_id]
         return outcome
+
+
+def _provenance_of(request: GenerationRequest | Mapping[str, Any]) -> Provenance:
+    asked = _read_request(request)
+    return Provenance.of(asked, credits_estimated=asked.estimated_credits)
 
 
 def _read_request(request: GenerationRequest | Mapping[str, Any]) -> GenerationRequest:
