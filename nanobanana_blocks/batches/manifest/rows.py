@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from nanobanana_blocks.api.details import check_task_id
 from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
-from nanobanana_blocks.batches.manifest.cells import from_cell, is_joined
+from nanobanana_blocks.batches.manifest.cells import from_cell
 from nanobanana_blocks.batches.manifest.chains import linked
+from nanobanana_blocks.batches.manifest.checks import name_problem, repeated_header, unusable
 from nanobanana_blocks.batches.manifest.fields import (
     ALIASES,
     NAMES,
@@ -27,23 +28,16 @@ from nanobanana_blocks.batches.manifest.fields import (
     unknown,
 )
 from nanobanana_blocks.batches.manifest.formats import Record
-from nanobanana_blocks.batches.manifest.placeholders import placeholder
 from nanobanana_blocks.batches.manifest.problems import Problem, reworded, value_shown
 from nanobanana_blocks.batches.manifest.row import Row, shortened
 from nanobanana_blocks.errors import InvalidInput
-from nanobanana_blocks.storage.names import MAX_NAME_BYTES, safe_name
+from nanobanana_blocks.storage.names import safe_name
 
 MAX_KEY_LENGTH = 200
 """Characters that a row's key has at most."""
 
 _MAX_UNKNOWN = 10
-_SEPARATE = "Write each as an item of its own; a comma of one URL before http as %2C"
 _NOT_QUOTED = frozenset({"prompt", "image_urls"})
-_IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-_HEADER_NAMES = frozenset(name.lower() for name in NAMES)
-_ROW_MAKERS = frozenset({"prompt", "taskid", "task_id"})
-"""Of these, a header has at least one."""
-_RESERVED_ENDINGS = (".json", ".report")
 
 
 @dataclass(slots=True)
@@ -94,7 +88,7 @@ class RowChecker:
             self.problems.append(found)
             self._all_understood = False
             return
-        if problem := _repeated_header(found):
+        if problem := repeated_header(found):
             self.problems.append(Problem(found.row, None, problem))
             return
         problems_before = len(self.problems)
@@ -151,7 +145,7 @@ class RowChecker:
             else:
                 fields.spellings[name] = spelling
                 fields.values[name] = value if record.header is None else from_cell(name, value)
-                if problem := _unusable(record, name, value, fields.values[name]):
+                if problem := unusable(record, name, value, fields.values[name]):
                     fields.tell(name, problem)
                     fields.refused.add(name)
         if unknown_names:
@@ -174,7 +168,7 @@ class RowChecker:
         name = fields.values.get("name")
         if name is None:
             return None
-        problem = _name_problem(name)
+        problem = name_problem(name)
         if problem:
             fields.tell("name", problem)
             return None
@@ -294,52 +288,6 @@ class RowChecker:
     def _numbered(self, digest: str) -> str:
         self._repeats[digest] += 1
         return digest if self._repeats[digest] == 1 else f"{digest}-{self._repeats[digest]}"
-
-
-def _repeated_header(record: Record) -> str | None:
-    """What is wrong with a row that is the header once more, as where files were put together."""
-    cells = {
-        name.strip().lower(): value.strip("\ufeff \t").lower() if isinstance(value, str) else value
-        for name, value in record.fields.items()
-    }
-    values = list(cells.values())
-    enough = 2 if record.header is None else 1
-    if len(cells) < enough or not all(isinstance(value, str) for value in values):
-        return None
-    repeats = all(name == value for name, value in cells.items())
-    other_order = len(set(values)) == len(values) > 1 and _HEADER_NAMES.issuperset(values)
-    if not repeats and not (other_order and not _ROW_MAKERS.isdisjoint(values)):
-        return None
-    header = "a header" if record.header is None else f"the header in row {record.header}"
-    return f"repeats {header}; were two files put together? Delete the row"
-
-
-def _unusable(record: Record, name: str, written: object, value: object) -> str | None:
-    """What is wrong with a value that its field's type would let pass, or would tell wrongly."""
-    if record.header is not None and isinstance(written, str):
-        problem = placeholder(written, is_prompt=name == "prompt")
-        if problem:
-            return problem
-    if name == "image_urls" and isinstance(value, list):
-        for number, url in enumerate(value, start=1):
-            if is_joined(url):
-                return f"item {number} joins several URLs. {_SEPARATE}"
-    return None
-
-
-def _name_problem(name: object) -> str | None:
-    if not isinstance(name, str):
-        return f"must be text, not {value_shown(name)}"
-    if name.lower().endswith(_IMAGE_EXTENSIONS):
-        return "leave the extension out: it follows the content"
-    if name.lower().endswith(_RESERVED_ENDINGS):
-        return f"must not end in {' or '.join(_RESERVED_ENDINGS)}"
-    if safe_name(name) != name:
-        return (
-            f"must be a plain file name: at most {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ -, no leading "
-            f"dot, no device name such as con; not {value_shown(name)}"
-        )
-    return None
 
 
 def _digest(request: GenerationRequest | None, task_id: str | None) -> str:
