@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.api.requests import Endpoint, GenerationRequest
+from nanobanana_blocks.batches.job_keys import BATCH_JOB_PREFIX
+from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.errors import (
     GenerationFailed,
     NanoBananaError,
@@ -60,8 +63,9 @@ class SubmissionAttempt(BaseModel):
     """One attempt to submit a row; times are UTC.
 
     `job_key` is unguessable and unlike any other attempt's: the callback address of the submit is
-    bound to it. `digest` is that of the row's content; the prompt itself is not kept. `owner` names
-    the lease of the run that makes it; entries of earlier versions have none.
+    bound to it. `digest` is that of the row's content; the prompt itself is not kept. Where the
+    row's alternative prompt is submitted, `alternative` is the digest of that. `owner` names the
+    lease of the run that makes it; entries of earlier versions have none.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
@@ -70,6 +74,7 @@ class SubmissionAttempt(BaseModel):
     key: str
     attempt: int
     digest: str
+    alternative: str | None = None
     name: str | None = None
     endpoint: Endpoint
     credits: int | float
@@ -87,6 +92,11 @@ class SubmissionAttempt(BaseModel):
         """What its files are called."""
         return self.name or self.task_id
 
+    def is_changed(self, row: Row) -> bool:
+        """Whether a row is not any more what it was made for."""
+        has_other = self.alternative is not None and self.alternative != row.alternative_digest
+        return self.digest != row.digest or has_other
+
     @property
     def is_unanswered(self) -> bool:
         """Whether it is not known what came of it."""
@@ -101,6 +111,37 @@ class SubmissionAttempt(BaseModel):
     def file_name(self) -> str:
         """What its file is called."""
         return entry_file_name(self.key, self.attempt)
+
+
+def new_attempt(
+    row: Row,
+    request: GenerationRequest,
+    *,
+    attempt: int,
+    owner: str | None,
+    alternative: str | None = None,
+) -> SubmissionAttempt:
+    """The attempt to submit a request for a row, before it is sent.
+
+    Args:
+        row: The row.
+        request: Its own, or that of its alternative prompt.
+        attempt: The number of the attempt.
+        owner: The lease of the run that makes it.
+        alternative: The digest of the alternative prompt, where it is that.
+    """
+    return SubmissionAttempt(
+        key=row.key,
+        attempt=attempt,
+        digest=row.digest,
+        alternative=alternative,
+        name=row.name,
+        endpoint=request.endpoint,
+        credits=row.credits,
+        job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
+        owner=owner,
+        reserved_at=datetime.now(UTC),
+    )
 
 
 def entry_file_name(key: str, attempt: int) -> str:

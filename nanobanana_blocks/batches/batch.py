@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from nanobanana_blocks.batches.attempts import AttemptState, SubmissionAttempt
 from nanobanana_blocks.batches.chains import Chains
 from nanobanana_blocks.batches.claims import Claims
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.batches.progress import RowProgress, row_outcome
 from nanobanana_blocks.batches.provenance import provenance_of
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
@@ -93,11 +93,7 @@ class Batch:
     def is_changed(self, row: Row) -> bool:
         """Whether a row is not any more what a task was submitted for under its key."""
         entry = self._ledger.latest(row.key)
-        return (
-            entry is not None
-            and entry.state is AttemptState.SUBMITTED
-            and entry.digest != row.digest
-        )
+        return entry is not None and entry.state is AttemptState.SUBMITTED and entry.is_changed(row)
 
     async def refuse_taken_names(self) -> None:
         """Make sure, before anything is spent, that no row's name is another's already.
@@ -174,7 +170,7 @@ class Batch:
     def _without_end(self, row: Row) -> RowOutcome:
         entry = self._ledger.latest(row.key)
         if row.request is None or entry is None:
-            return _row_outcome(row, not_attempted(row.task_id or ""))
+            return row_outcome(row, not_attempted(row.task_id or ""))
         error = entry.error
         if entry.state is AttemptState.SUBMITTED:
             error = error or _ENDED_BEFORE
@@ -184,7 +180,9 @@ class Batch:
             task_id=entry.task_id or "", status=LandingStatus.FAILED, error=error
         )
         is_new = bool(entry.task_id) and entry.reserved_at >= self._started_at
-        return _row_outcome(row, landed, submitted=is_new)
+        submits = max(int(is_new), self.submitter.submitted[row.key])
+        is_alternative = entry.alternative is not None
+        return row_outcome(row, landed, submits=submits, alternative_prompt=is_alternative)
 
     async def process_each(self, rows: Iterable[Row]) -> None:
         """Submit and land rows side by side, begun in their order; `outcomes` tells of each.
@@ -200,7 +198,7 @@ class Batch:
         Raises:
             NanoBananaError: What concerns the whole run, such as a refused key.
         """
-        progress = _Progress(row, changed=self.is_changed(row))
+        progress = RowProgress(row, changed=self.is_changed(row))
         try:
             await self._process(progress)
         except NanoBananaError as error:
@@ -216,7 +214,7 @@ class Batch:
                 NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
             )
         outcome = self.outcomes[row.number] = progress.outcome(
-            submitted=row.key in self.submitter.submitted
+            submits=self.submitter.submitted[row.key]
         )
         self._chains.note(outcome)
         try:
@@ -226,7 +224,7 @@ class Batch:
             log_unforeseen(f"Reporting row {row.number}", error)
         return outcome
 
-    async def _process(self, progress: _Progress) -> None:
+    async def _process(self, progress: RowProgress) -> None:
         row = progress.row
         if row.number in self._taken:
             raise self._taken[row.number]
@@ -236,7 +234,7 @@ class Batch:
                 progress.landed = await self.landing.land(
                     progress.task_id, name=row.name, provenance=self._place_of(row)
                 )
-            return None
+            return
         entry = await self.submitter.await_answer(row.key)
         is_due = self.submitter.is_due(row)
         while True:
@@ -247,21 +245,28 @@ class Batch:
             async with self._slots:
                 is_anothers = False
                 if is_due or not entry:
-                    entry = await self.submitter.submit(row, row.request)
-                    is_anothers = row.key not in self.submitter.submitted
+                    before = self.submitter.submitted[row.key]
+                    entry = await self.submitter.submit(row)
+                    is_anothers = self.submitter.submitted[row.key] == before
                 if not entry.is_unanswered and not (is_anothers and entry.task_id):
-                    return await self._finish(entry, progress)
+                    await self._finish(entry, progress)
+                    if not self.submitter.goes_on(row, entry):
+                        return
+                    progress.begin_again()
+                    is_due = True
+                    continue
             # Whoever waits for an answer keeps nobody from being submitted.
             entry = await self.submitter.await_answer(row.key)
             is_due = entry is None
             if entry and entry.is_unanswered:
                 progress.error = entry.error or UNANSWERED
-                return None
+                return
 
-    async def _finish(self, entry: SubmissionAttempt, progress: _Progress) -> None:
+    async def _finish(self, entry: SubmissionAttempt, progress: RowProgress) -> None:
         """Land what a row's answered attempt has become, or say why there is nothing."""
         row = progress.row
         progress.task_id = entry.task_id or ""
+        progress.is_alternative = entry.alternative is not None
         if entry.state is not AttemptState.SUBMITTED:
             progress.error = entry.error or UNANSWERED
             return
@@ -332,7 +337,7 @@ class Batch:
                     await self.landing.folder.list_again()
                 self._surveyed_at = _now()
 
-    async def _note_end(self, entry: SubmissionAttempt, progress: _Progress) -> None:
+    async def _note_end(self, entry: SubmissionAttempt, progress: RowProgress) -> None:
         """Note in the ledger how a task ended."""
         try:
             await self._ledger.ended(entry, self.landing.errors.get(progress.task_id))
@@ -340,42 +345,6 @@ class Batch:
             logger.warning(
                 "Row %s: could not write the ledger; continuing: %s", progress.row.number, trouble
             )
-
-
-class _Progress:
-    """How far one row has come in this run."""
-
-    def __init__(self, row: Row, *, changed: bool) -> None:
-        self.row = row
-        self.task_id = row.task_id or ""
-        self.landed: LandingOutcome | None = None
-        self.error: ErrorSummary | None = None
-        self.blocked_by: int | None = None
-        self._changed = changed
-
-    def outcome(self, *, submitted: bool) -> RowOutcome:
-        status = LandingStatus.FAILED if self.blocked_by is None else LandingStatus.BLOCKED
-        landed = self.landed or LandingOutcome(
-            task_id=self.task_id, status=status, error=self.error
-        )
-        return _row_outcome(
-            self.row,
-            landed,
-            submitted=submitted,
-            changed=self._changed and not submitted,
-            blocked_by=self.blocked_by,
-        )
-
-
-def _row_outcome(row: Row, landed: LandingOutcome, **facts: Any) -> RowOutcome:
-    return RowOutcome(
-        **dict(landed),
-        row=row.number,
-        key=row.key,
-        name=row.name,
-        credits=row.credits,
-        **facts,
-    )
 
 
 _ENDED_BEFORE = ErrorSummary.of(

@@ -25,9 +25,9 @@ from nanobanana_blocks.batches.attempts import (
     Failure,
     SubmissionAttempt,
     failure_of,
+    new_attempt,
     unreadable_attempt,
 )
-from nanobanana_blocks.batches.job_keys import BATCH_JOB_PREFIX
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import (
@@ -149,8 +149,12 @@ class Ledger:
         """The last attempt of every row."""
         return [entry for key in self._attempts if (entry := self.latest(key))]
 
-    async def reserve(self, row: Row, request: GenerationRequest) -> tuple[SubmissionAttempt, bool]:
+    async def reserve(
+        self, row: Row, request: GenerationRequest, *, alternative: str | None = None
+    ) -> tuple[SubmissionAttempt, bool]:
         """Note that a row is about to be submitted.
+
+        `alternative` is the digest of its alternative prompt, where it is that.
 
         Returns:
             The attempt, and whether it is the caller's to make: another run may have been first.
@@ -162,7 +166,7 @@ class Ledger:
         await self._require_presence()
         tries = 0
         while tries < MAX_RESERVE_TRIES:
-            entry = self._next_attempt(row, request)
+            entry = self._next_attempt(row, request, alternative)
             try:
                 created = await self._create(entry)
             except DestinationError:
@@ -205,17 +209,15 @@ class Ledger:
             _logger.warning("Could not write %s; continuing: %s", entry.file_name, error)
         self._keep(entry)
 
-    def _next_attempt(self, row: Row, request: GenerationRequest) -> SubmissionAttempt:
-        return SubmissionAttempt(
-            key=row.key,
+    def _next_attempt(
+        self, row: Row, request: GenerationRequest, alternative: str | None = None
+    ) -> SubmissionAttempt:
+        return new_attempt(
+            row,
+            request,
             attempt=max(self._attempts.get(row.key, ()), default=0) + 1,
-            digest=row.digest,
-            name=row.name,
-            endpoint=request.endpoint,
-            credits=row.credits,
-            job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
             owner=self._owner,
-            reserved_at=datetime.now(UTC),
+            alternative=alternative,
         )
 
     async def submitted(self, entry: SubmissionAttempt, task_id: str) -> SubmissionAttempt:

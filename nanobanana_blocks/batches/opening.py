@@ -20,6 +20,7 @@ from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.referencing import (
     has_images,
     identified,
@@ -99,6 +100,7 @@ async def open_batch(
     in_flight: int,
     poll: PollPolicy | None = None,
     retry: Collection[Failure] = (),
+    on_content_policy: OnContentPolicy = OnContentPolicy.SKIP,
     callback_url: CallbackURL | None = None,
     keep_prompts: bool = False,
     is_part: bool = False,
@@ -120,6 +122,7 @@ async def open_batch(
         in_flight: Rows under way at a time.
         poll: When to ask the API.
         retry: Kinds of failures whose rows are submitted again, which may cost again.
+        on_content_policy: What is done with rows whose content is refused.
         callback_url: Makes callback addresses; None where callbacks are not received.
         keep_prompts: Whether receipts hold the prompts.
         is_part: Whether other runs do other rows of the same manifest.
@@ -170,6 +173,7 @@ async def open_batch(
             ledger,
             timeout=timeout,
             retry=retry,
+            on_content_policy=on_content_policy,
             callback_url=callback_url,
             leases=leases,
             patience=PATIENCE,

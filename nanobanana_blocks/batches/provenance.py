@@ -10,7 +10,11 @@ from nanobanana_blocks.references import References
 
 def provenance_of_attempt(entry: SubmissionAttempt) -> Provenance:
     """What the ledger alone knows of an attempt."""
-    return Provenance(endpoint=entry.endpoint.value, credits_estimated=entry.credits)
+    return Provenance(
+        endpoint=entry.endpoint.value,
+        credits_estimated=entry.credits,
+        alternative_prompt=True if entry.alternative else None,
+    )
 
 
 def provenance_of(row: Row, entry: SubmissionAttempt, references: References | None) -> Provenance:
@@ -25,4 +29,9 @@ def provenance_of(row: Row, entry: SubmissionAttempt, references: References | N
     if row.request is None or entry.digest != row.digest:
         return known
     digests = references.digests(row.images) if references else {}
-    return known.including(Provenance.of(row.request, digests))
+    made = Provenance.of(row.request, digests)
+    if entry.alternative:
+        is_same = entry.alternative == row.alternative_digest
+        prompt = row.prompt_on_content_policy if is_same else None
+        made = made.model_copy(update={"prompt": prompt})
+    return known.including(made)

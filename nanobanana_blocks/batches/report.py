@@ -18,9 +18,11 @@ class RowOutcome(LandingOutcome):
     """What became of one row of a batch.
 
     `task_id` is empty where nothing was submitted, or where it is not known whether anything was.
-    `submitted` tells whether this run has submitted it, at about `credits` credits; `changed`, that
-    its content is not that of its submit any more. `blocked_by` is the row that it waits for in
-    vain: where its status is `blocked`, nothing was submitted for it.
+    `submitted` tells whether this run has submitted it, at about `credits` credits: those of two
+    submits where its alternative prompt was submitted as well. `alternative_prompt` tells that the
+    task is that prompt's; `changed`, that the row's content is not that of its submit any more.
+    `blocked_by` is the row that it waits for in vain: where its status is `blocked`, nothing was
+    submitted for it.
     """
 
     row: int
@@ -29,6 +31,7 @@ class RowOutcome(LandingOutcome):
     submitted: bool = False
     credits: int | float = 0
     changed: bool = False
+    alternative_prompt: bool = False
     blocked_by: int | None = None
 
     @property

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 from nanobanana_blocks.api.client import NanoBananaClient
-from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.submitting import SubmitInTurn
 from nanobanana_blocks.batches.attempts import AttemptState, Failure, SubmissionAttempt
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.ledger import Ledger
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.batches.policies import OnContentPolicy, Submission, SubmitPolicy
 from nanobanana_blocks.batches.waits import Waits
 from nanobanana_blocks.concurrency import finish_despite_cancellation
 from nanobanana_blocks.errors import (
@@ -107,6 +108,7 @@ class Submitter:
         timeout: Seconds for which a service that refuses, or is out of reach, is borne; where
             callbacks are received also how long one is waited for.
         retry: Kinds of failures whose rows are submitted again, which may cost again.
+        on_content_policy: What is done with rows whose content is refused.
         callback_url: Makes callback addresses; None where callbacks are not received.
         leases: Tell which other runs are at work; without them nobody knows.
         patience: For how long other runs are waited for.
@@ -115,7 +117,8 @@ class Submitter:
 
     Attributes:
         timeout: As given, and so are `leases`, `patience` and `waits`.
-        submitted: The keys of the rows that it has submitted.
+        policy: What it submits.
+        submitted: How often it has submitted rows, by key.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Submitter:
         *,
         timeout: float,
         retry: Collection[Failure] = (),
+        on_content_policy: OnContentPolicy = OnContentPolicy.SKIP,
         callback_url: CallbackURL | None = None,
         leases: Leases | None = None,
         patience: Patience | None = None,
@@ -136,9 +140,10 @@ class Submitter:
         self.leases = leases
         self.patience = patience or PATIENCE
         self.waits = waits or Waits()
-        self.submitted: set[str] = set()
+        self.policy = SubmitPolicy(frozenset(retry), on_content_policy)
+        self.submitted: Counter[str] = Counter()
+        self._ended: set[str] = set()
         self.timeout = timeout
-        self._retry = frozenset(retry)
         self._callback_url = callback_url
         self._references = references
         self._no_more: NanoBananaError | None = None
@@ -153,17 +158,23 @@ class Submitter:
         """The attempts of which it is not known what came."""
         return [entry for entry in self.ledger.entries() if entry.is_unanswered]
 
+    def next_submit(self, row: Row) -> Submission | None:
+        """What is to be submitted for a row, as far as the ledger tells now."""
+        retrying = row.key not in self.submitted and row.key not in self._ended
+        return self.policy.next_submit(row, self.ledger.latest(row.key), retrying=retrying)
+
     def is_due(self, row: Row) -> bool:
         """Whether a row is to be submitted, as far as the ledger tells now."""
-        entry = self.ledger.latest(row.key)
-        if entry is None:
-            return True
-        changed = entry.digest != row.digest
-        if entry.state is AttemptState.SUBMITTED:
-            return (changed and Failure.CHANGED in self._retry) or entry.failure in self._retry
-        if entry.state is AttemptState.FAILED:
-            return changed or entry.failure in self._retry
-        return Failure.UNCONFIRMED in self._retry
+        return self.next_submit(row) is not None
+
+    def goes_on(self, row: Row, entry: SubmissionAttempt) -> bool:
+        """Whether a row, whose attempt has just ended, is due again: with its alternative prompt.
+
+        All else that failed in this run is for later ones to retry.
+        """
+        self._ended.add(row.key)
+        due = self.next_submit(row)
+        return entry.alternative is None and due is not None and due.is_alternative
 
     def reveal(self, job_key: str, task_id: str) -> None:
         """Take note that a callback has told the task of the attempt with that job key."""
@@ -219,7 +230,7 @@ class Submitter:
             return 0.0, ""
         return self.patience.living - waited, ANOTHER_RUN
 
-    async def submit(self, row: Row, request: GenerationRequest) -> SubmissionAttempt:
+    async def submit(self, row: Row) -> SubmissionAttempt:
         """Return a row's last attempt, which is made now where the row is due.
 
         Of an attempt that another run has just made, or whose answer was lost, `await_answer` tells
@@ -233,13 +244,15 @@ class Submitter:
             UnusableReference: The service would not get an image to work from; nothing was
                 submitted.
         """
-        entry = self.ledger.latest(row.key)
-        if entry and not self.is_due(row):
+        entry, due = self.ledger.latest(row.key), self.next_submit(row)
+        if entry and not due:
             return entry
+        if due is None:
+            raise AssertionError(row.number)
         give_up_at = None
         self._refuse_if_no_more()
         if self._references:
-            await self._references.prepare(request)
+            await self._references.prepare(due.request)
         while True:
             self._refuse_if_no_more()
             async with self.client.turn_to_submit() as submit:
@@ -247,7 +260,7 @@ class Submitter:
                 give_up_at = give_up_at or _now() + self.timeout
                 try:
                     return await finish_despite_cancellation(
-                        self._submit(row, request, submit), LAST_SUBMIT_SECONDS
+                        self._submit(row, due, submit), LAST_SUBMIT_SECONDS
                     )
                 except (RateLimited, NetworkError) as error:
                     if _now() < give_up_at:
@@ -276,14 +289,14 @@ class Submitter:
                     break
         self._refuse_if_no_more()
 
-    async def _submit(
-        self, row: Row, request: GenerationRequest, submit: SubmitInTurn
-    ) -> SubmissionAttempt:
+    async def _submit(self, row: Row, due: Submission, submit: SubmitInTurn) -> SubmissionAttempt:
         """Submit a row, unless another run is about to, and note before and after it."""
         # What is sent may hold signed URLs; it is kept nowhere.
+        request, is_alternative = due
+        alternative = row.alternative_digest if is_alternative else None
         sent = await self._references.sent(request) if self._references else request
         try:
-            entry, ours = await self.ledger.reserve(row, request)
+            entry, ours = await self.ledger.reserve(row, request, alternative=alternative)
         except DestinationError as error:  # which the other rows would meet as well
             self._no_more = error
             raise copy.copy(error) from None
@@ -306,7 +319,7 @@ class Submitter:
         except NanoBananaError as error:
             await self._raise_refusal(entry, error)
         self._unconfirmed_in_a_row = self._forbidden_in_a_row = 0
-        self.submitted.add(entry.key)
+        self.submitted[entry.key] += 1
         return await self._note_task(entry, task_id)
 
     async def _raise_refusal(self, entry: SubmissionAttempt, error: NanoBananaError) -> NoReturn:

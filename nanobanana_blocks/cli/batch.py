@@ -19,6 +19,7 @@ from nanobanana_blocks.batches.opening import (
     require_credits,
     summarise_ledger,
 )
+from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.report import BatchReport, report_name
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.cli.options import (
@@ -67,6 +68,13 @@ def batch(
         list[Failure] | None,
         typer.Option(help="Kind of failure to submit again, which may cost again; repeatable."),
     ] = None,
+    on_content_policy: Annotated[
+        OnContentPolicy,
+        typer.Option(
+            help="Whether rows whose content is refused are submitted once more, and paid for, "
+            "with their promptOnContentPolicy."
+        ),
+    ] = OnContentPolicy.SKIP,
     in_flight: Annotated[int, typer.Option(min=1, help="Rows under way at a time.")] = 200,
     timeout: Timeout = 900.0,
     requests_per_second: RequestsPerSecond = 20.0,
@@ -122,6 +130,7 @@ def batch(
                 in_flight=in_flight,
                 poll=poll,
                 retry=retry or (),
+                on_content_policy=on_content_policy,
                 keep_prompts=place.keep_prompts,
                 finder=finder_near(url, place.location, find_saved_store),
                 public=public,

@@ -137,7 +137,7 @@ def generate(
             with progress.shown():
                 if wait or row.request is None:
                     return await batch.process(row)
-                return await batch.submitter.submit(row, row.request)
+                return await batch.submitter.submit(row)
 
     with ending_well(as_json=as_json):
         result = asyncio.run(run())

@@ -16,6 +16,7 @@ from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import require_credits
+from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
@@ -66,6 +67,7 @@ async def run_batch(
     gallery: bool = True,
     references: str | None = None,
     prices: OwnPrices | None = None,
+    on_content_policy: OnContentPolicy = OnContentPolicy.SKIP,
 ) -> BatchReport:
     """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
 
@@ -95,6 +97,8 @@ async def run_batch(
             work from go; without it, their storage signs URLs.
         prices: Credits for each image where yours differ from the table in the documentation,
             such as {"generate": 4, "generate-pro/2K": 18}.
+        on_content_policy: Whether rows whose content is refused are submitted once more, and paid
+            for, with their promptOnContentPolicy.
 
     Returns:
         What became of each row, in the order of the manifest; also kept beside the images.
@@ -117,6 +121,7 @@ async def run_batch(
         date=date or scheduled_day(timezone),
         references=references,
         prices=prices or {},
+        on_content_policy=on_content_policy,
     )
     log = get_run_logger()
     async with opening_batch(job) as batch:

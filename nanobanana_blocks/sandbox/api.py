@@ -134,6 +134,8 @@ class Api:
         state = self._state
         template, edge = state.settings.submitted_task, state.settings.image_edge
         plan = submits.plan_for(endpoint, body, template, edge)
+        if any(word in body["prompt"] for word in state.settings.flagged_words):
+            plan = submits.flagged(plan)
         task = state.begin(plan, body, submits.operation_type(endpoint, body))
         state.credits_spent += cost
         state.submits.append(

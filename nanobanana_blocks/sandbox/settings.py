@@ -239,6 +239,10 @@ class SandboxSettings(_Frozen):
     submitted_task: TaskPlan = Field(
         default=TaskPlan(), description="How tasks behave that were made by a submit."
     )
+    flagged_words: tuple[str, ...] = Field(
+        default=(),
+        description="A submit whose prompt holds one makes a task that ends as flagged (400).",
+    )
     refusals_as_http_status: bool = Field(
         default=False, description="A refusal's code is its HTTP status as well."
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nanobanana_blocks.sandbox.settings import TaskPlan
+from nanobanana_blocks.sandbox.settings import CONTENT_POLICY_MESSAGE, TaskPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +71,17 @@ def plan_for(endpoint: str, body: dict[str, Any], template: TaskPlan, longer_edg
     if endpoint == "generate-2" and template.media_type is None:
         changes["media_type"] = OUTPUT_FORMATS[body.get("outputFormat") or "jpg"]
     return template.model_copy(update=changes)
+
+
+def flagged(plan: TaskPlan) -> TaskPlan:
+    """The same task, ending because its prompt violates the content policy."""
+    return plan.model_copy(
+        update={
+            "outcome": "generate-failed",
+            "error_code": 400,
+            "error_message": CONTENT_POLICY_MESSAGE,
+        }
+    )
 
 
 def _judge_generate(body: dict[str, Any]) -> None:

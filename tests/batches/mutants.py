@@ -28,34 +28,35 @@ LEASES = "batches/leases.py"
 CLAIMS = "batches/claims.py"
 BATCH = "batches/batch.py"
 ATTEMPTS = "batches/attempts.py"
+POLICIES = "batches/policies.py"
 
 MUTANTS = [
     Mutant(
         "a row whose task is known is submitted again",
-        SUBMITTER,
-        "return (changed and Failure.CHANGED in self._retry) or entry.failure in self._retry",
+        POLICIES,
+        "return (changed and Failure.CHANGED in self.retry) or entry.failure in self.retry",
         "return True",
         "test_batch.py::test_running_again_submits_nothing",
     ),
     Mutant(
         "a changed row is submitted again, although it was not asked for",
-        SUBMITTER,
-        "return (changed and Failure.CHANGED in self._retry) or entry.failure in self._retry",
-        "return changed or entry.failure in self._retry",
+        POLICIES,
+        "return (changed and Failure.CHANGED in self.retry) or entry.failure in self.retry",
+        "return changed or entry.failure in self.retry",
         "test_batch.py::test_a_landed_row_that_was_changed_is_told_and_left",
     ),
     Mutant(
         "a row that may have been paid for is submitted again unasked",
-        SUBMITTER,
-        "return Failure.UNCONFIRMED in self._retry",
+        POLICIES,
+        "return Failure.UNCONFIRMED in self.retry",
         "return True",
         "test_batch.py::test_a_lost_answer_is_unconfirmed_and_not_repeated",
     ),
     Mutant(
         "a failed row is submitted again unasked",
-        SUBMITTER,
-        "return changed or entry.failure in self._retry",
-        "return True",
+        POLICIES,
+        "            return entry.failure in self.retry\n",
+        "            return True\n",
         "test_batch.py::test_refused_rows_stay_refused_until_asked",
     ),
     Mutant(
@@ -217,9 +218,9 @@ MUTANTS = [
         "cancelling leaves a submit under way in doubt",
         SUBMITTER,
         "return await finish_despite_cancellation(\n"
-        "                        self._submit(row, request, submit), LAST_SUBMIT_SECONDS\n"
+        "                        self._submit(row, due, submit), LAST_SUBMIT_SECONDS\n"
         "                    )",
-        "return await self._submit(row, request, submit)",
+        "return await self._submit(row, due, submit)",
         "test_batch.py::test_a_cancelled_run_notes_the_submits_under_way",
     ),
     Mutant(
@@ -285,5 +286,47 @@ MUTANTS = [
         "if receipt and row.request and receipt.row_key == row.key:",
         "if receipt and row.request:",
         "test_batch.py::test_a_taken_name_is_told_before_anything_is_spent",
+    ),
+    Mutant(
+        "a refused row is submitted with its alternative prompt, although nobody asked for it",
+        POLICIES,
+        "if instead and is_refused and is_new and self._takes_alternatives:",
+        "if instead and is_refused and is_new:",
+        "test_policies.py::test_by_default_a_refused_row_fails",
+    ),
+    Mutant(
+        "an alternative prompt that was refused is submitted again and again",
+        POLICIES,
+        "is_new = entry.alternative != row.alternative_digest",
+        "is_new = True",
+        "test_policies.py::test_an_alternative_that_is_refused_too",
+    ),
+    Mutant(
+        "an alternative prompt follows what may still be a success",
+        POLICIES,
+        "is_refused = entry.state is AttemptState.FAILED and entry",
+        "is_refused = entry",
+        "test_policies.py::test_what_is_submitted_next",
+    ),
+    Mutant(
+        "the attempt with the alternative prompt is not told from the row's own",
+        SUBMITTER,
+        "alternative = row.alternative_digest if is_alternative else None",
+        "alternative = None",
+        "test_policies.py::test_an_alternative_that_is_refused_too",
+    ),
+    Mutant(
+        "what this run has made it retries itself",
+        SUBMITTER,
+        "retrying = row.key not in self.submitted and row.key not in self._ended",
+        "retrying = True",
+        "test_policies.py::test_an_alternative_that_is_refused_too",
+    ),
+    Mutant(
+        "a row that failed in this run is submitted again by it",
+        SUBMITTER,
+        "return entry.alternative is None and due is not None and due.is_alternative",
+        "return due is not None",
+        "test_policies.py::test_a_changed_row_whose_old_task_fails_waits_for_the_next_run",
     ),
 ]

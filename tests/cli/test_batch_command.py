@@ -13,7 +13,7 @@ import pytest
 from nanobanana_blocks import ImageStore
 from nanobanana_blocks.flows.run_batch import run_batch
 from nanobanana_blocks.orchestration.blocks.credentials import NanoBananaCredentials
-from nanobanana_blocks.sandbox import Sandbox, TaskPlan
+from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command
 
 DONE = TaskPlan(seconds=0, media_type="image/png")
@@ -146,3 +146,39 @@ async def test_a_destination_may_be_a_block(
     assert batch.stdout == f"2 landed, in {tmp_path}/of-the-block\n"
     misspelt = nanobanana("land", task_id, "--to", "cli-stroe")
     assert "did you mean 'cli-store'?" in misspelt.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answered", [False, True], ids=["under way", "answered"])
+def test_a_kill_while_an_alternative_is_submitted(
+    nanobanana: Command, sandbox: Sandbox, tmp_path: Path, *, answered: bool
+) -> None:
+    """Rule: after kill -9 it is landed where it was noted, else doubted; never paid for again."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=1), flagged_words=("bad",))
+    rows = [{"prompt": "a bad cat", "promptOnContentPolicy": "a cat", "name": "cat"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ("batch", "rows.jsonl", "--to", "./images")
+    take = ("--on-content-policy", "alternative-prompt")
+    entry = tmp_path / "images/.nanobanana/ledger/cat.2.json"
+    process = nanobanana.start(*command, *take)
+    nanobanana.until(lambda: submits(sandbox) == 1)
+    if answered:
+        sandbox.configure(submitted_task=TaskPlan(seconds=1000))
+    else:
+        hung = Fault(kind="latency", on="submit", seconds=600, takes_effect=True)
+        sandbox.add_fault(hung)
+    state = "submitted" if answered else "intended"
+    nanobanana.until(lambda: submits(sandbox) == 2 and f'"{state}"' in entry.read_text())
+    os.kill(process, signal.SIGKILL)
+    nanobanana.wait()
+    sandbox.clear_faults()
+    sandbox.advance(1000)
+    for again in (take, take, ()):
+        result = nanobanana(*command, *again, "--json")
+        [outcome] = result.json["outcomes"]
+        assert outcome["alternative_prompt"]
+        if answered:
+            assert outcome["status"] in ("landed", "already_landed")
+        else:
+            assert outcome["error"]["class_name"] == "UnconfirmedSubmit"
+    assert [submit.body["prompt"] for submit in sandbox.submits()] == ["a bad cat", "a cat"]

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nanobanana_blocks.batches.manifest.formats import parse_json
 
-_TEXTS = frozenset({"prompt", "watermark"})
+_TEXTS = frozenset({"prompt", "prompt_on_content_policy", "watermark"})
 _CELLS: Mapping[str, TypeAdapter[Any]] = {
     "num_images": TypeAdapter(int),
     "google_search": TypeAdapter(bool),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanobanana_blocks.batches.manifest.cells import is_joined
-from nanobanana_blocks.batches.manifest.fields import NAMES
+from nanobanana_blocks.batches.manifest.fields import ALTERNATIVE_PROMPT, NAMES
 from nanobanana_blocks.batches.manifest.formats import Record
 from nanobanana_blocks.batches.manifest.placeholders import placeholder
 from nanobanana_blocks.batches.manifest.problems import value_shown
@@ -38,7 +38,7 @@ def repeated_header(record: Record) -> str | None:
 def unusable(record: Record, name: str, written: object, value: object) -> str | None:
     """What is wrong with a value that its field's type would let pass, or would tell wrongly."""
     if record.header is not None and isinstance(written, str):
-        problem = placeholder(written, is_prompt=name == "prompt")
+        problem = placeholder(written, is_prompt=name in ("prompt", ALTERNATIVE_PROMPT))
         if problem:
             return problem
     if name == "image_urls" and isinstance(value, list):

@@ -25,7 +25,9 @@ from nanobanana_blocks.api.requests import (
 )
 from nanobanana_blocks.batches.manifest.problems import MAX_SHOWN_LENGTH
 
-ROW_FIELDS = ("task_id", "endpoint", "name", "key")
+ALTERNATIVE_PROMPT = "prompt_on_content_policy"
+
+ROW_FIELDS = ("task_id", "endpoint", "name", "key", ALTERNATIVE_PROMPT)
 """What a row may have that is not sent to an endpoint."""
 
 OPTIONS: Mapping[Endpoint, Mapping[str, str]] = {

@@ -26,6 +26,7 @@ class Row:
         task_id: The generation task; None where there is a request.
         request: What to ask for; None where there is a task id.
         builds_on: The numbers of the rows whose images it works from.
+        prompt_on_content_policy: The prompt of its `alternative`; None where it gives none.
         price: About what it costs, in credits; None where this version's price table tells.
     """
 
@@ -36,6 +37,7 @@ class Row:
     task_id: str | None
     request: GenerationRequest | None
     builds_on: tuple[int, ...] = ()
+    prompt_on_content_policy: str | None = None
     price: Credits | None = None
 
     @property
@@ -53,6 +55,19 @@ class Row:
     def images(self) -> tuple[str, ...]:
         """The images that it works from, as the manifest names them."""
         return (self.request.image_urls or ()) if self.request else ()
+
+    @property
+    def alternative(self) -> GenerationRequest | None:
+        """What to ask for once where the content of `request` is refused; None: nothing."""
+        if self.request is None or self.prompt_on_content_policy is None:
+            return None
+        return self.request.model_copy(update={"prompt": self.prompt_on_content_policy})
+
+    @property
+    def alternative_digest(self) -> str | None:
+        """The digest of what `alternative` asks for."""
+        prompt = self.prompt_on_content_policy
+        return None if prompt is None else shortened(f"{self.digest}\n{prompt}")
 
     def including(self, contents: str) -> Row:
         """The row recognised by the contents of its images as well, which make another row of it.

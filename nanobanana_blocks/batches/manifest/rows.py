@@ -20,6 +20,7 @@ from nanobanana_blocks.batches.manifest.chains import linked
 from nanobanana_blocks.batches.manifest.checks import name_problem, repeated_header, unusable
 from nanobanana_blocks.batches.manifest.fields import (
     ALIASES,
+    ALTERNATIVE_PROMPT,
     NAMES,
     OPTIONS,
     ROW_FIELDS,
@@ -109,6 +110,7 @@ class RowChecker:
                 name=name,
                 task_id=task_id,
                 request=request,
+                prompt_on_content_policy=fields.values.get(ALTERNATIVE_PROMPT),
             )
             self._rows.append(row)
             self._claim_key(fields, row.key)
@@ -209,6 +211,7 @@ class RowChecker:
             self._all_understood = False
             return None
         self._endpoints.add(endpoint)
+        self._check_alternative(fields, endpoint)
         for name in [name for name in asked if name not in OPTIONS[endpoint]]:
             others = having(name)
             verb = "have" if " and " in others else "has"
@@ -220,6 +223,18 @@ class RowChecker:
         except ValidationError as error:
             self._tell_invalid(error, fields, endpoint, added)
             return None
+
+    def _check_alternative(self, fields: _Fields, endpoint: Endpoint) -> None:
+        prompt = fields.values.get(ALTERNATIVE_PROMPT)
+        if prompt is None:
+            return
+        try:
+            REQUESTS[endpoint].model_validate({"prompt": prompt})
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            fields.tell(ALTERNATIVE_PROMPT, reworded(detail, quote=False))
+        if prompt == fields.values.get("prompt"):
+            fields.tell(ALTERNATIVE_PROMPT, "is the prompt itself, which would be refused again")
 
     def _endpoint_of(self, fields: _Fields) -> Endpoint | None:
         value = fields.values.get("endpoint", self._endpoint)

@@ -26,6 +26,7 @@ from nanobanana_blocks.batches.opening import (
     read_manifest_near,
     summarise_ledger,
 )
+from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.garbage import short_collections
@@ -71,6 +72,9 @@ class BatchJob(BaseModel):
     credentials: str = Field(description="Name of a NanoBananaCredentials block.")
     defaults: RowDefaults = Field(description="Defaults for rows that do not set them.")
     retry: tuple[Failure, ...] = Field(description="Kinds of failures to submit again.")
+    on_content_policy: OnContentPolicy = Field(
+        default=OnContentPolicy.SKIP, description="What to do with rows whose content is refused."
+    )
     receiver_url: str | None = Field(description="Public URL of the callback receiver.")
     timeout: float = Field(description="Seconds to wait for each generation task.")
     in_flight: int = Field(ge=1, description="Rows under way at a time, in each run.")
@@ -143,6 +147,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             in_flight=job.in_flight,
             poll=job.poll,
             retry=job.retry,
+            on_content_policy=job.on_content_policy,
             callback_url=callback_url,
             keep_prompts=store.keep_prompts,
             is_part=shard is not None,
