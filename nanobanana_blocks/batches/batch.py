@@ -259,6 +259,7 @@ class Batch:
             entry = await self.submitter.await_answer(row.key)
             is_due = entry is None
             if entry and entry.is_unanswered:
+                progress.is_alternative = entry.alternative is not None
                 progress.error = entry.error or UNANSWERED
                 return
 
