@@ -11,6 +11,7 @@ from nanobanana_blocks.cli.batch import batch
 from nanobanana_blocks.cli.callbacks import callbacks
 from nanobanana_blocks.cli.gallery import gallery
 from nanobanana_blocks.cli.generate import generate
+from nanobanana_blocks.cli.history import history
 from nanobanana_blocks.cli.local import demo, sandbox
 from nanobanana_blocks.cli.references import clear_references
 from nanobanana_blocks.cli.setup import automations, init, save_key
@@ -59,6 +60,7 @@ app.command()(batch)
 app.command()(land)
 app.command()(verify)
 app.command()(gallery)
+app.command()(history)
 app.command("clear-references")(clear_references)
 app.command()(status)
 app.command("credits")(account_credits)
