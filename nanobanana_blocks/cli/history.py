@@ -133,7 +133,8 @@ def _csv_lines(receipt: Receipt) -> Iterator[dict[str, Any]]:
     made = receipt.provenance or Provenance()
     facts = receipt.model_dump(mode="json") | made.model_dump(mode="json", exclude={"prompt"})
     facts["options"] = json.dumps(made.options) if made.options else None
-    facts["references"] = "\n".join(each.source for each in made.references or ())
+    references = [each.model_dump(exclude_none=True) for each in made.references or ()]
+    facts["references"] = json.dumps(references) if references else None
     for number, image in enumerate(receipt.images):
         if number:
             facts["credits_estimated"] = None
