@@ -20,6 +20,7 @@ from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.landing import Provenance, Receipt
 from nanobanana_blocks.landing.history import History, read_history
 from nanobanana_blocks.landing.sidecars import SidecarReport, write_sidecars
+from nanobanana_blocks.landing.xmp import SidecarNaming
 
 HEADINGS = ("LANDED (UTC)", "FILE", "PIXELS", "MADE BY", "CREDITS", "FROM", "ROW", "PROMPT")
 MAX_CELLS = 32
@@ -59,6 +60,9 @@ def history(
     xmp: Annotated[
         bool, typer.Option("--xmp", help="Also write an XMP sidecar beside each image.")
     ] = False,
+    xmp_naming: Annotated[
+        SidecarNaming, typer.Option(help="plate.xmp (replace) or plate.png.xmp (append).")
+    ] = SidecarNaming.REPLACE,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line an image.")] = False,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
@@ -85,7 +89,7 @@ def history(
             with tempfile.TemporaryFile() as kept:
                 with progress.shown():
                     found = await read_history(folder, kept, count)
-                    sidecars = await write_sidecars(folder, found) if xmp else None
+                    sidecars = await write_sidecars(folder, found, xmp_naming) if xmp else None
                 if as_json:
                     _print_json(found, folder.path, sidecars)
                 elif as_csv:

@@ -10,7 +10,13 @@ from pydantic import BaseModel
 
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.landing.receipt import Receipt, ReceiptImage
-from nanobanana_blocks.landing.xmp import MEDIA_TYPE, is_our_sidecar, sidecar_name, to_xmp
+from nanobanana_blocks.landing.xmp import (
+    MEDIA_TYPE,
+    SidecarNaming,
+    is_our_sidecar,
+    sidecar_name,
+    to_xmp,
+)
 from nanobanana_blocks.storage.destination import Destination
 
 WRITTEN_AT_ONCE = 16
@@ -55,13 +61,16 @@ MAX_NAMED = 5
 
 
 async def write_sidecars(
-    destination: Destination, receipts: Iterable[tuple[str, Receipt]]
+    destination: Destination,
+    receipts: Iterable[tuple[str, Receipt]],
+    naming: SidecarNaming = SidecarNaming.REPLACE,
 ) -> SidecarReport:
     """Write the sidecars of images, unless the same, or a file that is not ours, is there.
 
     Args:
         destination: Where images and receipts are; its caller closes it.
         receipts: Receipts of that folder.
+        naming: What the sidecars are called.
 
     Raises:
         DestinationError: The folder cannot be written to.
@@ -74,11 +83,12 @@ async def write_sidecars(
 
     async def write(pair: tuple[Receipt, ReceiptImage]) -> None:
         receipt, image = pair
-        became = await _write(destination, sizes, receipt, image)
+        name = sidecar_name(image, naming)
+        became = await _write(destination, sizes, name, receipt, image)
         count = became.name.lower()
         setattr(report, count, getattr(report, count) + 1)
         if became is Sidecar.NOT_OURS and len(report.kept) < MAX_NAMED:
-            report.kept.append(sidecar_name(image))
+            report.kept.append(name)
 
     images = ((receipt, image) for _, receipt in receipts for image in receipt.images)
     while group := list(islice(images, _GROUP)):
@@ -87,11 +97,15 @@ async def write_sidecars(
 
 
 async def _write(
-    destination: Destination, sizes: Mapping[str, int], receipt: Receipt, image: ReceiptImage
+    destination: Destination,
+    sizes: Mapping[str, int],
+    name: str,
+    receipt: Receipt,
+    image: ReceiptImage,
 ) -> Sidecar:
     if image.name not in sizes:
         return Sidecar.NO_IMAGE
-    name, data = sidecar_name(image), to_xmp(receipt, image)
+    data = to_xmp(receipt, image)
     if name not in sizes:
         if not destination.can_create:
             await destination.publish(name, data, MEDIA_TYPE)

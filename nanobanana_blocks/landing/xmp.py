@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from xml.sax.saxutils import escape
 
 from nanobanana_blocks._version import __version__
@@ -33,9 +34,17 @@ _DIGEST = re.compile(rb"(<nanobanana:SidecarDigest>)([0-9a-f]{64})(</nanobanana:
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def sidecar_name(image: ReceiptImage) -> str:
-    """What the file beside an image is called: ``plate.xmp`` for ``plate.png``."""
-    return f"{image.name.rpartition('.')[0]}.xmp"
+class SidecarNaming(StrEnum):
+    """Whether a sidecar's name has ``.xmp`` in place of the image's extension, or after it."""
+
+    REPLACE = "replace"
+    APPEND = "append"
+
+
+def sidecar_name(image: ReceiptImage, naming: SidecarNaming = SidecarNaming.REPLACE) -> str:
+    """What the file beside ``plate.png`` is called: ``plate.xmp``, or ``plate.png.xmp``."""
+    is_whole = naming is SidecarNaming.APPEND
+    return f"{image.name if is_whole else image.name.rpartition('.')[0]}.xmp"
 
 
 def to_xmp(receipt: Receipt, image: ReceiptImage) -> bytes:

@@ -92,6 +92,9 @@ def test_sidecars(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None
         "no_image": 0,
         "kept": ["two-1.xmp"],
     }
+    appended = nanobanana("history", "./images", "--xmp", "--xmp-naming", "append", "--json")
+    assert appended.json["sidecars"]["written"] == 3
+    assert (tmp_path / "images/two-1.png.xmp").exists()
     assert {path: path.read_bytes() for path in images} == images
     assert nanobanana("verify", "./images", "--deep").code == 0
     done = nanobanana("batch", "rows0.jsonl", "--to", "./images")

@@ -14,7 +14,13 @@ import pytest
 
 from nanobanana_blocks.landing import Provenance, Receipt, ReceiptImage, Reference
 from nanobanana_blocks.landing.sidecars import SidecarReport, write_sidecars
-from nanobanana_blocks.landing.xmp import NAMESPACE, is_our_sidecar, sidecar_name, to_xmp
+from nanobanana_blocks.landing.xmp import (
+    NAMESPACE,
+    SidecarNaming,
+    is_our_sidecar,
+    sidecar_name,
+    to_xmp,
+)
 from nanobanana_blocks.storage.destination import Destination
 from tests.support.pictures import picture
 
@@ -111,7 +117,13 @@ def test_ours_is_told_from_what_others_have_changed() -> None:
     assert not is_our_sidecar(data, IMAGE.model_copy(update={"name": "plate.jpg"}))
     assert not is_our_sidecar(b"", IMAGE)
     assert not is_our_sidecar(b"<x:xmpmeta/>", IMAGE)
-    assert sidecar_name(IMAGE.model_copy(update={"name": "a.b-2.jpg"})) == "a.b-2.xmp"
+
+
+def test_its_name() -> None:
+    """Rule: in place of the extension, as Adobe's programs have it, or after it, as others."""
+    image = IMAGE.model_copy(update={"name": "a.b-2.jpg"})
+    assert sidecar_name(image) == "a.b-2.xmp"
+    assert sidecar_name(image, SidecarNaming.APPEND) == "a.b-2.jpg.xmp"
 
 
 async def write(folder: Path, *receipts: Receipt) -> SidecarReport:

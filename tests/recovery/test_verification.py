@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.cli.app import app
+from nanobanana_blocks.landing import Provenance
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.recovery.verification import Fault, repair, verify
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
@@ -64,6 +65,27 @@ async def test_another_image_of_equal_size_is_found_in_depth(
         assert (await verify(destination)).is_sound
         [fault] = (await verify(destination, deep=True)).faults
     assert (fault.name, fault.fault) == (images[0].name, Fault.CONTENT)
+
+
+async def test_what_is_landed_again_keeps_what_made_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: the new receipt tells of row and making what the old one told."""
+    task_id = sandbox.add_task(TaskPlan(seconds=0))
+    made = Provenance(endpoint="generate-2", manifest="rows.jsonl", row=3, credits_estimated=8)
+    async with (
+        NanoBananaClient(sandbox.api_key, sandbox.base_url) as client,
+        await Destination.open(str(tmp_path)) as destination,
+    ):
+        async with open_lander([task_id], client, destination) as lander:
+            await lander.land(task_id, row_key="k", row_digest="d", provenance=made)
+        receipt = tmp_path / f"{task_id}.json"
+        before = json.loads(receipt.read_text())
+        [image] = [path for path in tmp_path.iterdir() if path.suffix != ".json"]
+        image.unlink()
+        assert (await repair(await verify(destination), client, destination)).complete
+        after = json.loads(receipt.read_text())
+    assert before["provenance"]["row"] == 3
+    kept = ("provenance", "row_key", "row_digest")
+    assert [after[name] for name in kept] == [before[name] for name in kept]
 
 
 async def test_what_is_wrong_is_landed_again_and_else_nothing(
