@@ -20,7 +20,7 @@ from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
-from nanobanana_blocks.batches.policies import OnContentPolicy
+from nanobanana_blocks.batches.policies import OnContentPolicy, describe_alternatives
 from nanobanana_blocks.batches.referencing import (
     has_images,
     identified,
@@ -226,6 +226,8 @@ def _log_plan(
     images = [image for row in batch.rows_to_submit for image in row.images]
     if images and references:
         log.info("The service gets the images to work from %s", references.describe(images))
+    if alternatives := describe_alternatives(batch.rows, batch.submitter.policy):
+        log.info("%s", alternatives)
     if not ledger.is_exclusive:
         log.warning("On this storage, run one batch at a time: two could pay for the same row")
     if not is_part and ledger.rows_not_in_manifest:

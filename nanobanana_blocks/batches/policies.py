@@ -6,7 +6,7 @@ and, once, the alternative prompt of a row whose content was refused.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -85,6 +85,17 @@ class SubmitPolicy:
         if entry.state is AttemptState.FAILED:
             return entry.failure in self.retry
         return Failure.UNCONFIRMED in self.retry
+
+
+def describe_alternatives(rows: Iterable[Row], policy: SubmitPolicy) -> str | None:
+    """What a plan tells of the alternative prompts that rows give; None where none does."""
+    count = sum(row.alternative is not None for row in rows)
+    if not count:
+        return None
+    given = f"{count:,} {'row gives' if count == 1 else 'rows give'} an alternative prompt"
+    if policy.on_content_policy is OnContentPolicy.SKIP:
+        return f"{given}, which only on_content_policy={OnContentPolicy.ALTERNATIVE_PROMPT} submits"
+    return f"{given}, which is submitted, and paid for as well, where the content is refused"
 
 
 def worst_case_submits(

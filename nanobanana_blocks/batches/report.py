@@ -34,6 +34,10 @@ class RowOutcome(LandingOutcome):
     alternative_prompt: bool = False
     blocked_by: int | None = None
 
+    def describe(self) -> str:
+        how = ", by its alternative prompt" if self.alternative_prompt and self.in_storage else ""
+        return f"{super().describe()}{how}"
+
     @property
     def label(self) -> str:
         return f"row {self.row} ({self.name or self.task_id or 'no task'})"

@@ -18,7 +18,7 @@ INDEX_NAMES = tuple(f".nanobanana-landed-{number}.jsonl" for number in range(8))
 INDEX_MEDIA_TYPE = "application/jsonl"
 HEAD = {"format": "nanobanana-landed", "version": 1}
 MAX_BYTES = 128_000_000
-"""A larger file is not read, and none is written: some 150,000 receipts."""
+"""A larger file is not read, and none is written: some 100,000 receipts."""
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row, parse_manifest
 from nanobanana_blocks.batches.manifest.chains import chains, parents_first
+from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.errors import Unauthorized
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.observability.outcome_table import summary_of
@@ -220,6 +221,28 @@ async def test_what_builds_on_a_failed_row_is_blocked(chained: Chained) -> None:
     assert statuses(await chained.run(manifest)) == ["failed", "blocked", "blocked"]
     on_request = await chained.run(manifest, retry=[Failure.GENERATION_FAILED])
     assert statuses(on_request) == ["landed"] * 3
+    assert len(chained.sandbox.submits()) == 4
+
+
+async def test_a_chain_whose_rows_are_refused(chained: Chained) -> None:
+    """Rule: what lands by its alternative prompt is built on, and keeps its images to work from."""
+    chained.sandbox.configure(flagged_words=("nude",))
+    manifest = chained.write(
+        {"prompt": "A nude fig", "name": "root", "promptOnContentPolicy": "A fig"},
+        on("root", prompt="Also nude", name="leaf", promptOnContentPolicy="Dressed"),
+    )
+    failed = await chained.run(manifest)
+    assert statuses(failed) == ["failed", "blocked"]
+    take = {"on_content_policy": OnContentPolicy.ALTERNATIVE_PROMPT}
+    batch = await chained.run(manifest, **take)
+    assert statuses(batch) == ["landed", "landed"]
+    submits = chained.sandbox.submits()
+    prompts = ["A nude fig", "A fig", "Also nude", "Dressed"]
+    assert [submit.body["prompt"] for submit in submits] == prompts
+    root = batch.outcomes[1].images[0].sha256
+    for submit in submits[2:]:
+        assert root in submit.body["imageUrls"][0]
+    assert statuses(await chained.run(manifest, **take)) == ["already_landed"] * 2
     assert len(chained.sandbox.submits()) == 4
 
 

@@ -16,7 +16,12 @@ from nanobanana_blocks.batches.attempts import (
     new_attempt,
 )
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row
-from nanobanana_blocks.batches.policies import OnContentPolicy, SubmitPolicy, worst_case_submits
+from nanobanana_blocks.batches.policies import (
+    OnContentPolicy,
+    SubmitPolicy,
+    describe_alternatives,
+    worst_case_submits,
+)
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.batches import PATIENT, classes, entries, opened, rows_of, run, statuses
 from tests.support.until import until
@@ -48,6 +53,16 @@ def next_prompt(policy: SubmitPolicy, of: Row, entry: SubmissionAttempt | None, 
 
 
 REFUSED = Failure.CONTENT_POLICY
+
+
+def test_a_plan_tells_of_alternatives() -> None:
+    """Rule: that a field is given and not used is said, and so is what it may cost."""
+    rows = [row(), row(promptOnContentPolicy=None)]
+    assert describe_alternatives(rows, SKIP) == (
+        "1 row gives an alternative prompt, which only on_content_policy=alternative-prompt submits"
+    )
+    assert "paid for as well" in (describe_alternatives(rows, TAKE) or "")
+    assert describe_alternatives(rows[1:], TAKE) is None
 
 
 @pytest.mark.parametrize("policy", [SKIP, TAKE, RETRIED])
@@ -178,6 +193,7 @@ async def test_a_refused_row_lands_by_its_alternative(strict: Sandbox, tmp_path:
     outcomes = await run(strict, tmp_path, rows, **take)
     assert statuses(outcomes) == ["landed", "failed", "landed"]
     assert [outcome.alternative_prompt for outcome in outcomes] == [True, False, False]
+    assert outcomes[0].describe().endswith(", by its alternative prompt")
     assert [outcome.credits for outcome in outcomes] == [8, 4, 4]
     assert sorted(prompts_of(strict)) == sorted([OWN, ALTERNATIVE, "Another nude fig", "A pear"])
     files = sorted(path.name for path in (tmp_path / ".nanobanana/ledger").glob("fig.*"))

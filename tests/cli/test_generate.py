@@ -35,6 +35,18 @@ def test_a_prompt_becomes_a_file(nanobanana: Command, sandbox: Sandbox, tmp_path
     assert submits(sandbox) == 1
 
 
+def test_its_receipt_tells_what_made_it(nanobanana: Command, tmp_path: Path) -> None:
+    """Rule: endpoint, options and credits; there is no manifest, and no row of one."""
+    options = ("--endpoint", "generate-2", "--resolution", "2K", "--name", "fox")
+    assert nanobanana("generate", "a fox", "--to", "./images", *options).code == 0
+    made = json.loads((tmp_path / "images/fox.json").read_text())["provenance"]
+    assert made == {
+        "endpoint": "generate-2",
+        "options": {"resolution": "2K"},
+        "credits_estimated": 12,
+    }
+
+
 def test_the_same_again_is_not_paid_for_again(nanobanana: Command, sandbox: Sandbox) -> None:
     """Rule: the same command gives the same file, and says how to have another."""
     first = nanobanana("generate", "a fox", "--to", "images")
