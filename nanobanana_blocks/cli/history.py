@@ -163,14 +163,19 @@ def _print_table(found: History) -> None:
 def _line(cells: tuple[str, ...], widths: list[int], across: int | None) -> str:
     *first, last = zip(cells, widths, strict=True)
     line = "  ".join([*(_fitted(cell, width) for cell, width in first), last[0]]).rstrip()
-    return line if across is None or cell_len(line) <= across else _fitted(line, across)
+    if across is None or cell_len(line) <= across:
+        return line
+    return f"{set_cell_size(line, across - 1)}…"
 
 
 def _fitted(text: str, width: int) -> str:
-    """The text in so many cells of a terminal, with an ellipsis where it is longer."""
+    """The text in so many cells of a terminal, its middle left out where it is longer."""
     if cell_len(text) <= width:
         return set_cell_size(text, width)
-    return set_cell_size(text, width - 1) + "…"
+    end = text[-(width // 3) :]
+    while cell_len(end) > width // 2:
+        end = end[1:]
+    return f"{set_cell_size(text, width - 1 - cell_len(end))}…{end}"
 
 
 def _first(texts: list[str]) -> str:

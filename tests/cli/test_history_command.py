@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from nanobanana_blocks import ImageStore
+from nanobanana_blocks.cli.history import _fitted
+from nanobanana_blocks.landing import Receipt, ReceiptImage
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from tests.support.command_line import Command
+from tests.support.prefect_runs import PROJECT
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +110,50 @@ def test_sidecars(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None
     done = nanobanana("batch", "rows0.jsonl", "--to", "./images")
     assert done.stdout.startswith("1 already landed")
     assert len(sandbox.submits()) == 2
+
+
+@pytest.mark.parametrize("text", ["0123456789abcdef-1.png +1", "香蕉" * 12, "a" * 300])
+def test_a_long_name_keeps_its_end(text: str) -> None:
+    """Rule: a cell has its width, in letters of whatever width; what tells files apart stays."""
+    fitted = _fitted(text, 20)
+    assert cell_len(fitted) == 20
+    assert fitted[0] == text[0]
+    assert fitted.endswith(text[-3:])
+    assert _fitted("short", 20) == "short" + " " * 15
+
+
+def test_on_a_terminal_lines_are_cut(tmp_path: Path) -> None:
+    """Rule: a line of the table is a line of the terminal; escape sequences do not reach it."""
+    prompt = "\x1b[31mred\x1b[0m " * 40
+    receipt = Receipt(
+        task_id="t",
+        images=[ReceiptImage(name="t.png", media_type="image/png", size=1, width=1, height=1,
+                             sha256="ab" * 32)],
+        landed_at=datetime(2026, 11, 1, tzinfo=UTC),
+        polls=1,
+        waited_seconds=1,
+        prompt=prompt,
+    )  # fmt: skip
+    (tmp_path / "t.json").write_text(receipt.model_dump_json())
+    command = f"stty cols 100 && {sys.executable} -m nanobanana_blocks history ."
+    terminal, ours = pty.openpty()
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        stdin=ours,
+        stdout=ours,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT)},
+    ) as running:
+        os.close(ours)
+        output = b""
+        with suppress(OSError):  # Linux's way of telling that the terminal is closed
+            while part := os.read(terminal, 4096):
+                output += part
+    os.close(terminal)
+    assert running.returncode == 0
+    heading, line = output.decode().splitlines()
+    assert "PROMPT" in heading
+    assert cell_len(line) == 100
+    assert line.endswith("…")
+    assert "\x1b" not in line
