@@ -162,13 +162,13 @@ def _print_table(found: History) -> None:
 
 def _line(cells: tuple[str, ...], widths: list[int], across: int | None) -> str:
     *first, last = zip(cells, widths, strict=True)
-    line = "  ".join([*(_fitted(cell, width) for cell, width in first), last[0]]).rstrip()
+    line = "  ".join([*(fitted(cell, width) for cell, width in first), last[0]]).rstrip()
     if across is None or cell_len(line) <= across:
         return line
     return f"{set_cell_size(line, across - 1)}…"
 
 
-def _fitted(text: str, width: int) -> str:
+def fitted(text: str, width: int) -> str:
     """The text in so many cells of a terminal, its middle left out where it is longer."""
     if cell_len(text) <= width:
         return set_cell_size(text, width)

@@ -17,7 +17,7 @@ import pytest
 from rich.cells import cell_len
 
 from nanobanana_blocks import ImageStore
-from nanobanana_blocks.cli.history import _fitted
+from nanobanana_blocks.cli.history import fitted
 from nanobanana_blocks.landing import Receipt, ReceiptImage
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from tests.support.command_line import Command
@@ -115,11 +115,11 @@ def test_sidecars(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["0123456789abcdef-1.png +1", "香蕉" * 12, "a" * 300])
 def test_a_long_name_keeps_its_end(text: str) -> None:
     """Rule: a cell has its width, in letters of whatever width; what tells files apart stays."""
-    fitted = _fitted(text, 20)
-    assert cell_len(fitted) == 20
-    assert fitted[0] == text[0]
-    assert fitted.endswith(text[-3:])
-    assert _fitted("short", 20) == "short" + " " * 15
+    cell = fitted(text, 20)
+    assert cell_len(cell) == 20
+    assert cell[0] == text[0]
+    assert cell.endswith(text[-3:])
+    assert fitted("short", 20) == "short" + " " * 15
 
 
 def test_on_a_terminal_lines_are_cut(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from flows.land_images import land_images
 from flows.run_batch import run_batch
+from flows.sweep import sweep
 from nanobanana_blocks import ImageStore, PollPolicy, errors, tasks
 from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
@@ -113,3 +114,19 @@ async def test_land_images_names_its_run(sandbox: Sandbox, tmp_path: Path) -> No
     made = receipt(tmp_path / f"{task_id}.json")["provenance"]
     assert made["flow_run"]
     assert set(made) == {"flow_run", "options"}
+
+
+async def test_a_sweep_tells_what_the_ledger_knows(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: endpoint and credits are the ledger's, options what record-info repeats."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=1000))
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text('{"prompt": "A fig", "name": "fig", "endpoint": "generate-2"}')
+    images = tmp_path / "images"
+    await run_batch(str(manifest), str(images), poll=SOON, timeout=0.2, allow_partial=True)
+    sandbox.advance(1000)
+    await sweep(str(images), older_than=0)
+    found = receipt(images / "fig.json")
+    assert found["row_key"] == "fig"
+    made = found["provenance"]
+    assert made.pop("flow_run")
+    assert made == {"endpoint": "generate-2", "credits_estimated": 8}
