@@ -24,6 +24,9 @@ from nanobanana_blocks.storage.names import safe_name
 CONTENT_POLICY_CODE = "400"
 """Documented for callbacks: the generation was refused for its content."""
 
+CONTENT_POLICY_WORDS = "content policy"
+"""What the documented message of such a refusal says, whatever code comes with it."""
+
 
 class Failure(StrEnum):
     """Why a row has no image permanently, unless it is submitted again, which may cost again."""
@@ -42,7 +45,8 @@ def failure_of(error: NanoBananaError | None) -> Failure | None:
         return Failure.UNKNOWN_TASK
     if not isinstance(error, GenerationFailed):
         return None
-    refused = str(error.error_code) == CONTENT_POLICY_CODE
+    is_coded = str(error.error_code) == CONTENT_POLICY_CODE
+    refused = is_coded or CONTENT_POLICY_WORDS in error.message.lower()
     return Failure.CONTENT_POLICY if refused else Failure.GENERATION_FAILED
 
 

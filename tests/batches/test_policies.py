@@ -22,7 +22,7 @@ from nanobanana_blocks.batches.policies import (
     describe_alternatives,
     worst_case_submits,
 )
-from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
+from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 from tests.support.batches import PATIENT, classes, entries, opened, rows_of, run, statuses
 from tests.support.until import until
 
@@ -206,6 +206,29 @@ async def test_a_refused_row_lands_by_its_alternative(strict: Sandbox, tmp_path:
     again = await run(strict, tmp_path, rows, **take)
     assert statuses(again) == ["already_landed", "failed", "already_landed"]
     assert len(strict.submits()) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "failure"),
+    [
+        (400, "No", Failure.CONTENT_POLICY),
+        ("400", None, Failure.CONTENT_POLICY),
+        (501, CONTENT_POLICY_MESSAGE, Failure.CONTENT_POLICY),
+        (501, "Image generation task failed", Failure.GENERATION_FAILED),
+        (500, "Internal error, please try again later", Failure.GENERATION_FAILED),
+    ],
+)
+async def test_what_counts_as_refused_content(
+    sandbox: Sandbox, tmp_path: Path, code: int | str, message: str | None, failure: Failure
+) -> None:
+    """Rule: the documented code, or the documented words; no other failure costs an alternative."""
+    failing = TaskPlan(seconds=0, outcome="generate-failed", error_code=code, error_message=message)
+    sandbox.configure(submitted_task=failing)
+    await run(sandbox, tmp_path, [row()], on_content_policy=TAKE.on_content_policy)
+    asked = 2 if failure is Failure.CONTENT_POLICY else 1
+    assert prompts_of(sandbox) == [OWN, ALTERNATIVE][:asked]
+    entry = json.loads((tmp_path / ".nanobanana/ledger/fig.1.json").read_text())
+    assert entry["failure"] == failure.value
 
 
 async def test_an_alternative_that_is_refused_too(strict: Sandbox, tmp_path: Path) -> None:
