@@ -117,8 +117,8 @@ class PollPolicy(BaseModel):
         default=True,
         title="Remember",
         description=(
-            "Adaptive mode: keep what was learned about generation times beside the images, for "
-            "the runs that follow."
+            "Adaptive mode: keep what was learned about generation times beside the images, and "
+            "as a Prefect variable, for the runs that follow."
         ),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nanobanana_blocks.api.hazard import BINS, CANDIDATES, Evidence
@@ -56,13 +56,18 @@ class LearnedSummary:
         kinds = dict(self.kinds)
         for kind, evidence in later.kinds.items():
             kinds[kind] = kinds[kind].plus(evidence) if kind in kinds else evidence.copy()
-        best_known = sorted(kinds, key=lambda kind: -kinds[kind].polls)[:MAX_KINDS]
-        return LearnedSummary(
+        together = LearnedSummary(
             self.pool.plus(later.pool),
-            {kind: kinds[kind] for kind in sorted(best_known)},
+            kinds,
             self.turn.plus(later.turn),
             self.serial + later.serial,
         )
+        return together.of_best_known(MAX_KINDS)
+
+    def of_best_known(self, count: int) -> LearnedSummary:
+        """The same with `count` kinds at most, those of which most was learned."""
+        best_known = sorted(self.kinds, key=lambda kind: -self.kinds[kind].polls)[:count]
+        return replace(self, kinds={kind: self.kinds[kind] for kind in sorted(best_known)})
 
     def faded(self, seconds: float) -> LearnedSummary:
         """As it weighs `seconds` after it was written; what hardly weighs anything is left out."""

@@ -42,7 +42,7 @@ from nanobanana_blocks.errors import (
     ProtocolError,
     Unauthorized,
 )
-from nanobanana_blocks.landing.generation_times import remembering
+from nanobanana_blocks.landing.generation_times import SummaryStore, remembering
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.references import (
@@ -107,6 +107,7 @@ async def open_batch(
     finder: SourceFinder | None = None,
     public: PublicPlace | None = None,
     facts: Provenance | None = None,
+    account_memory: SummaryStore | None = None,
     on_outcome: Callable[[RowOutcome], None] | None = None,
     log: Log,
 ) -> AsyncIterator[Batch]:
@@ -129,6 +130,7 @@ async def open_batch(
         finder: Finds the files that rows work from; without it, relative paths begin here.
         public: Where copies of such files go for the service to fetch; else they are signed.
         facts: What is known of the making of all images, such as the manifest, for their receipts.
+        account_memory: Keeps what all runs of the account have learned of generation times.
         on_outcome: Told what became of each row, as soon as it is known.
         log: Gets what is about to be done, and what has changed since earlier runs.
 
@@ -151,7 +153,7 @@ async def open_batch(
             expecting=len(rows),
             facts=facts,
         ) as landing,
-        remembering(images, client, poll),
+        remembering(images, client, poll, account=account_memory),
         AsyncExitStack() as stack,
     ):
         references, unsettled = None, frozenset[int]()

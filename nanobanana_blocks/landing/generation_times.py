@@ -1,4 +1,5 @@
-"""Keeps what was learned about generation times beside the images, for the runs that follow.
+"""Keeps what was learned about generation times for the runs that follow: beside the images, and
+wherever else a caller knows of.
 
 Runs that write at the same time may lose each other's learning, and nothing else.
 """
@@ -8,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import anyio
 
@@ -24,9 +26,22 @@ from nanobanana_blocks.storage.destination import StorageLocation
 FOLDER, FILE = ".nanobanana", "generation-times.json"
 WRITE_EVERY_SECONDS = 300.0
 STORAGE_SECONDS = 10.0
-"""Reading and writing are given up after so long each."""
+"""Reading and writing beside the images are given up after so long each."""
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
+
+
+class SummaryStore(Protocol):
+    """A place that keeps a summary.
+
+    Its methods raise `NanoBananaError` or `TimeoutError` where it fails, and take seconds at most.
+    """
+
+    async def read(self) -> LearnedSummary:
+        """What is kept, faded by its age; empty where there is nothing."""
+
+    async def write(self, summary: LearnedSummary) -> None:
+        """Keep a summary in place of what is there."""
 
 
 @asynccontextmanager
@@ -35,24 +50,28 @@ async def remembering(
     client: NanoBananaClient,
     policy: PollPolicy | None,
     *,
+    account: SummaryStore | None = None,
     every: float = WRITE_EVERY_SECONDS,
 ) -> AsyncIterator[None]:
     """Read what earlier runs have learned, and write what this one learns, at its end too.
 
-    Nothing here fails a run, or delays it by much: storage that does not answer is logged. Enter it
+    Nothing here fails a run, or delays it by much: a store that does not answer is logged. Enter it
     when it is known that the place can be written to.
 
     Args:
-        images: Where the images of the run go.
+        images: Where the images of the run go; a summary is kept beside them.
         client: Polls for the run.
         policy: The run's; nothing is kept unless it learns and remembers.
+        account: Keeps what all runs of the account have learned, for destinations that are new.
         every: Seconds between two writes.
     """
     policy = policy or PollPolicy()
     if policy.mode == "fixed" or not policy.remember:
         yield
         return
-    memory = _Memory(images.child(FOLDER), client.waiter(policy).planner)
+    stores: list[SummaryStore] = [_Beside(images.child(FOLDER))]
+    stores += [account] if account else []
+    memory = _Memory(stores, client.waiter(policy).planner)
     await memory.read()
     async with background_task(memory.write_on(every)):
         try:
@@ -66,15 +85,16 @@ async def remembering(
 
 
 class _Memory:
-    def __init__(self, folder: StorageLocation, planner: PollPlanner) -> None:
-        self._folder = folder
+    def __init__(self, stores: Sequence[SummaryStore], planner: PollPlanner) -> None:
+        self._stores = stores
         self._planner = planner
         self._polls_written = planner.polls
 
     async def read(self) -> None:
-        """Have the planner go on from what is stored."""
-        if (stored := await self._stored()) and not stored.is_empty:
-            self._planner.go_on_from(stored.merged(self._planner.learned()))
+        """Have the planner go on from the store that knows most."""
+        stored = await self._stored()
+        if any(not known.is_empty for known in stored.values()):
+            self._go_on_from(stored)
 
     async def write_on(self, every: float) -> None:
         while True:
@@ -82,38 +102,63 @@ class _Memory:
             await self.write()
 
     async def write(self) -> None:
-        """Merge what was learned since the last time into what is stored by now."""
+        """Merge what was learned since the last time into what each store holds by now."""
         if self._planner.polls == self._polls_written:
             return
         stored = await self._stored()
-        if stored is None:
+        if not stored:
             return
         # Without an await in between, so that no poll is lost or counted twice.
         self._polls_written = self._planner.polls
-        together = stored.merged(self._planner.learned())
-        self._planner.go_on_from(together)
-        try:
-            with anyio.fail_after(STORAGE_SECONDS):
-                async with await self._folder.open() as folder:
-                    if stored.is_empty:
-                        await folder.check_writable()  # makes a folder that is not there yet
-                    data = together.to_json(time.time())
-                    await folder.publish(FILE, data, "application/json")
-        except (NanoBananaError, TimeoutError) as error:
-            logger.info("Could not write %s; continuing: %s", FILE, _reason(error))
+        learned = self._planner.learned()
+        together = {store: known.merged(learned) for store, known in stored.items()}
+        self._go_on_from(stored)
+        for store, summary in together.items():
+            try:
+                await store.write(summary)
+            except (NanoBananaError, TimeoutError) as error:
+                _logger.info("Could not write %s; continuing: %s", store, _reason(error))
 
-    async def _stored(self) -> LearnedSummary | None:
-        """What is stored; empty where there is nothing, None where storage does not answer."""
-        try:
-            with anyio.fail_after(STORAGE_SECONDS):
-                async with await self._folder.open() as folder:
-                    data = await folder.read(FILE)
-        except (NanoBananaError, TimeoutError) as error:
-            logger.info("Could not read %s; continuing: %s", FILE, _reason(error))
-            return None
+    def _go_on_from(self, stored: Mapping[SummaryStore, LearnedSummary]) -> None:
+        best = max(stored.values(), key=lambda known: known.pool.polls)
+        self._planner.go_on_from(best.merged(self._planner.learned()))
+
+    async def _stored(self) -> dict[SummaryStore, LearnedSummary]:
+        """What each store holds; those that do not answer are left out."""
+        stored = {}
+        for store in self._stores:
+            try:
+                stored[store] = await store.read()
+            except (NanoBananaError, TimeoutError) as error:
+                _logger.info("Could not read %s; continuing: %s", store, _reason(error))
+        return stored
+
+
+class _Beside:
+    """The file beside the images."""
+
+    def __init__(self, folder: StorageLocation) -> None:
+        self._folder = folder
+        self._has_folder = False
+
+    def __str__(self) -> str:
+        return f"{self._folder}/{FILE}"
+
+    async def read(self) -> LearnedSummary:
+        with anyio.fail_after(STORAGE_SECONDS):
+            async with await self._folder.open() as folder:
+                data = await folder.read(FILE)
+        self._has_folder = data is not None
         if data is None:
             return LearnedSummary()
-        return LearnedSummary.from_json(data, time.time(), where=f"{self._folder}/{FILE}")
+        return LearnedSummary.from_json(data, time.time(), where=str(self))
+
+    async def write(self, summary: LearnedSummary) -> None:
+        with anyio.fail_after(STORAGE_SECONDS):
+            async with await self._folder.open() as folder:
+                if not self._has_folder:
+                    await folder.check_writable()  # makes it
+                await folder.publish(FILE, summary.to_json(time.time()), "application/json")
 
 
 def _reason(error: Exception) -> str:

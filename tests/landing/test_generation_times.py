@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanobanana_blocks import NanoBananaClient, PollPolicy, errors
+from nanobanana_blocks.api.summary import LearnedSummary
 from nanobanana_blocks.batches.opening import open_batch
 from nanobanana_blocks.landing.generation_times import FILE, FOLDER, remembering
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
@@ -71,6 +72,44 @@ async def test_runs_at_the_same_time_add_up(images: StorageLocation, file: Path)
         async with remembering(images, second, POLICY):
             learn(second, "b")
     assert set(json.loads(file.read_text())["kinds"]) == {"a", "b"}
+
+
+def polls_kept(folder: Path) -> float:
+    return float(json.loads((folder / FOLDER / FILE).read_text())["all"]["polls"])
+
+
+class Kept:
+    """A store in this process."""
+
+    def __init__(self) -> None:
+        self.summary = LearnedSummary()
+
+    async def read(self) -> LearnedSummary:
+        return self.summary
+
+    async def write(self, summary: LearnedSummary) -> None:
+        self.summary = summary
+
+
+async def test_a_new_destination_has_what_the_account_has_learned(tmp_path: Path) -> None:
+    """What knows most is gone on from, and each place adds what it has not seen, once."""
+    account = Kept()
+    first, second = (StorageLocation(str(tmp_path / name)) for name in ("first", "second"))
+    async with new_client() as client:
+        unlearned = first_delay(client)
+        async with remembering(first, client, POLICY, account=account, every=0.01):
+            learn(client)
+            await until(lambda: not account.summary.is_empty)
+            await asyncio.sleep(0.1)
+        learned = account.summary.pool.polls
+        assert polls_kept(tmp_path / "first") == pytest.approx(learned, abs=0.1)
+    async with new_client() as client:
+        async with remembering(second, client, POLICY, account=account):
+            assert first_delay(client) > 1.3 * unlearned
+            learn(client, "another")
+        added = polls_kept(tmp_path / "second")
+        assert account.summary.pool.polls == pytest.approx(learned + added, rel=0.1)
+        assert account.summary.kinds.keys() == {"generate", "another"}
 
 
 async def test_a_cancelled_run_does_not_wait_for_it(images: StorageLocation, file: Path) -> None:

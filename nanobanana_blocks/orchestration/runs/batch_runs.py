@@ -33,6 +33,7 @@ from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
+from nanobanana_blocks.orchestration.account_memory import AccountMemory
 from nanobanana_blocks.orchestration.blocks.credentials import (
     NanoBananaCredentials,
     load_credentials,
@@ -158,6 +159,7 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
                 manifest_digest=manifest.digest,
                 flow_run=flow_run.id,
             ),
+            account_memory=AccountMemory(job.credentials),
             on_outcome=OutcomeReporter(len(rows), events),
             log=get_run_logger(),
         ) as batch,

@@ -31,6 +31,7 @@ from nanobanana_blocks.landing.lander import Lander, Placement, open_lander
 from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingOutcome
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
+from nanobanana_blocks.orchestration.account_memory import AccountMemory
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import ImageStore, load_store
 from nanobanana_blocks.orchestration.observability.events import OutcomeEvents, posting_outcomes
@@ -96,7 +97,7 @@ async def opening_lander(
             on_outcome=OutcomeReporter(len(set(task_ids)), events),
             facts=Provenance(flow_run=flow_run.id),
         ) as landing,
-        remembering(store.location, client, poll),
+        remembering(store.location, client, poll, account=AccountMemory(credentials)),
         sharing_account_budget(credentials, client.budget),
     ):
         yield landing
