@@ -208,7 +208,8 @@ class TestDeadRuns:
             await made.catch_up()
             processing = asyncio.create_task(made.process_each(rows))
             await until(lambda: len(made.outcomes) == 2)
-            assert f"4 rows wait for {submitting.ANOTHER_RUN}" in made.submitter.waits.describe()
+            told = f"4 rows wait for {submitting.ANOTHER_RUN}"
+            await until(lambda: told in made.submitter.waits.describe())
             for entry in reserved:
                 await ledger.release(entry)
             await processing

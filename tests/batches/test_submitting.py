@@ -365,8 +365,9 @@ async def test_a_storm_of_429_is_ridden_out(sandbox: Sandbox, api: NanoBananaCli
     """Rule: what is refused for being too often is tried again, and billed once."""
     sandbox.add_fault(REFUSED_WITH_429.model_copy(update={"count": 4}))
     task_id = await api.submit(CLASSIC)
-    assert (posts(sandbox), sandbox.stats().credits_spent) == (5, 4)
-    assert sandbox.submits()[-1].task_id == task_id
+    assert posts(sandbox) >= 5
+    assert sandbox.stats().credits_spent == 4
+    assert [one.task_id for one in sandbox.submits() if one.task_id] == [task_id]
 
 
 async def test_a_storm_that_does_not_end(sandbox: Sandbox, api: NanoBananaClient) -> None:
