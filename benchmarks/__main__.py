@@ -26,18 +26,18 @@ from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 
 NAMES = (
     *("polling", "polling_kinds", "waits"),
-    *("cost", "scale", "rows", "imports", "callbacks", "waking", "manifest"),
+    *("cost", "scale", "rows", "lags", "imports", "callbacks", "waking", "manifest"),
     *("batch", "kills"),
 )
 SMOKE_LANES = (
     ("batch", "kills"),
-    ("waking", "cost", "scale"),
+    ("waking", "lags", "cost", "scale"),
     ("polling", "polling_kinds", "waits", "imports", "manifest", "callbacks", "rows"),
 )
 """What runs side by side, the slowest first. Those of a lane take turns: `batch` and `kills` have
 workers, which would take one another's runs from the server that they share."""
 
-NEED_PREFECT = frozenset({"cost", "scale", "waking", "batch", "kills"})
+NEED_PREFECT = frozenset({"cost", "lags", "scale", "waking", "batch", "kills"})
 
 END_SECONDS = 30.0
 

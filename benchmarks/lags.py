@@ -120,8 +120,8 @@ def main() -> None:
         f"Lags: from done to stored, {tasks} tasks at once by each way, all ways at the same time"
     )
     with prefect_server() as environment, ThreadPoolExecutor(len(ways)) as pool:
-        runs = {way: pool.submit(measure_way, way, tasks, speed, environment) for way in ways}
-        found = {way.label: run.result() for way, run in runs.items()}
+        runs = [pool.submit(measure_way, way, tasks, speed, environment) for way in ways]
+        found = {way.label: run.result() for way, run in zip(ways, runs, strict=True)}
     print(f"  {'':<28}{'p50 s':>8}{'p95 s':>8}{'most':>8}{'requests after the first':>27}")
     for label, lags in found.items():
         p50, p95, most = lags.quantile(0.5), lags.quantile(0.95), lags.seconds[-1]
