@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV_READY := .venv/.ready-dev
 
-.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-storage storage-table test-faults test-lowest test-pythons lint bench bench-smoke lock clean
+.PHONY: help docs screenshots demo demo-batch test test-all test-unit test-storage storage-table test-faults fuzz test-lowest test-pythons lint bench bench-smoke lock clean
 
 help: ## Explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,6 +33,9 @@ storage-table: $(DEV_READY) tests/support/node_modules ## Likewise, and write do
 
 test-faults: $(DEV_READY) ## Live through the bad days, and write docs/faults.md from what they cost
 	$(BIN)/python -m pytest tests/faults --faults-table docs/faults.md
+
+fuzz: $(DEV_READY) ## Search for an hour or more for inputs that break something (CI searches for seconds)
+	$(BIN)/python -m pytest tests/fuzz tests/api tests/batches tests/images tests/landing -m hypothesis --hypothesis-profile fuzz
 
 tests/support/node_modules: tests/support/package.json
 	@npm install --prefix tests/support --no-package-lock --no-audit --no-fund --silent \

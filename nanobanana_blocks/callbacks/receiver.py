@@ -117,7 +117,8 @@ class CallbackReceiver:
         finally:
             for forwarder in self._forwarders:
                 forwarder.stop()
-            await asyncio.wait(forwarding, timeout=DRAIN_SECONDS)
+            if forwarding:
+                await asyncio.wait(forwarding, timeout=DRAIN_SECONDS)
             for task in (*forwarding, pruning):
                 task.cancel()
             await asyncio.gather(*forwarding, pruning, return_exceptions=True)

@@ -780,3 +780,9 @@ def test_default_receiver_is_an_asgi_application(spool: Path) -> None:
     app = make_app(SECRET, spool=spool)
     assert isinstance(app, CallbackReceiver)
     assert app.spool_path == spool
+
+
+async def test_a_receiver_without_sinks_ends_as_it_began(spool: Path) -> None:
+    """Rule: callbacks may be kept and forwarded to nowhere."""
+    async with make_app(SECRET, spool=spool, sinks=[]).running():
+        pass
