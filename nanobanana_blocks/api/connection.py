@@ -24,9 +24,6 @@ from nanobanana_blocks.errors import InvalidInput, NanoBananaError, NetworkError
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 MAX_ANSWER_BYTES = 1 << 20
 
-IDLE_CONNECTIONS = 4
-"""Connections kept open between requests; httpcore examines each of them for every request."""
-
 MAX_CONNECT_SECONDS = 10.0
 
 LATE_SECONDS = 2.0
@@ -78,7 +75,7 @@ class Connection:
         self.base_url = check_base_url(base_url)
         self._timeout = timeout
         self._in_flight = asyncio.Semaphore(max_connections)
-        self._kept_alive = self._pool(keep=IDLE_CONNECTIONS)
+        self._kept_alive = self._pool(keep=max_connections)
         self._fresh = self._pool(keep=0)
 
     @property

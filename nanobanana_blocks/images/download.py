@@ -100,6 +100,7 @@ class ImageDownloader:
         self._resolver = resolver
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
+        self._connections = connections
         self._slots = asyncio.Semaphore(connections)
         self._connections = connections
         self._transport: ImageTransport | None = None
@@ -112,6 +113,7 @@ class ImageDownloader:
             self.rules,
             self._resolver,
             tls=await self._in_thread(httpx.create_ssl_context),
+            keep=self._connections,
             connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds,
         )

@@ -121,6 +121,7 @@ class UrlProbe:
                     self.rules,
                     self._resolver,
                     tls=await asyncio.to_thread(httpx.create_ssl_context),
+                    keep=PROBES_AT_ONCE,
                     connect_seconds=self._connect_seconds,
                     read_seconds=self._read_seconds,
                 )

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 
-IDLE_CONNECTIONS = 4
-"""Connections kept open between images; httpcore goes through all of them for every request."""
-
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host name; `socket.gaierror` where there are none."""
 
@@ -67,7 +64,16 @@ class Response:
 
 
 class ImageTransport:
-    """Connections to the hosts of images, to addresses that the egress rules allow."""
+    """Connections to the hosts of images, to addresses that the egress rules allow.
+
+    Args:
+        rules: Which addresses may be connected to.
+        resolver: Gives the addresses of a host.
+        tls: Verifies hosts.
+        keep: Connections kept open between requests: as many as are used at a time.
+        connect_seconds: Time to connect.
+        read_seconds: Time between two pieces of an answer.
+    """
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class ImageTransport:
         resolver: Resolver,
         *,
         tls: ssl.SSLContext,
+        keep: int,
         connect_seconds: float,
         read_seconds: float,
     ) -> None:
@@ -89,7 +96,7 @@ class ImageTransport:
             # The downloader's semaphore limits them. The pool's own limit would for ever count a
             # connection whose request was cancelled just before it connected (httpcore 1.0.9).
             max_connections=None,
-            max_keepalive_connections=IDLE_CONNECTIONS,
+            max_keepalive_connections=keep,
             keepalive_expiry=5.0,
             network_backend=GuardedNetwork(rules, resolver),
         )

@@ -20,6 +20,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 from PIL import Image
@@ -108,6 +109,25 @@ def assert_whole(folder: Path, task_id: str) -> Receipt:
 
 
 # --- what lies on storage
+
+
+async def test_connections_are_kept_open(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: polls and images come over connections that are there; new ones cost handshakes."""
+    connected = 0
+    connect = httpcore.AnyIOBackend.connect_tcp
+
+    async def counted(self: httpcore.AnyIOBackend, *args: Any, **kwargs: Any) -> Any:
+        nonlocal connected
+        connected += 1
+        return await connect(self, *args, **kwargs)
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", counted)
+    task_ids = sandbox.add_tasks([TaskPlan(seconds=0.5)] * 200)
+    outcomes = await land(sandbox, task_ids, tmp_path)
+    assert {outcome.status for outcome in outcomes} == {LandingStatus.LANDED}
+    assert connected <= 60
 
 
 async def test_one_image_and_its_receipt(sandbox: Sandbox, tmp_path: Path) -> None:
