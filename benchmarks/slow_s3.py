@@ -11,14 +11,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ending, start
+from benchmarks.slow_proxy import listen
 
 BUCKET = "bucket"
-CHUNK = 1 << 16
 
 
 @contextmanager
@@ -50,29 +49,10 @@ def fill(folder: Path) -> None:
 
 
 async def serve(port: int, latency: float) -> None:
-    """Pass connections on, and what comes from clients so many seconds later."""
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind, before = await asyncio.open_connection("127.0.0.1", port)
-        ways = (_pass_on(reader, before, latency), _pass_on(behind, writer, 0.0))
-        await asyncio.gather(*ways, return_exceptions=True)
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    """Stand before the service, and tell where."""
+    server, own_port = await listen(port, latency)
+    print(f"http://127.0.0.1:{own_port}", flush=True)
     await server.serve_forever()
-
-
-async def _pass_on(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, latency: float
-) -> None:
-    loop = asyncio.get_running_loop()
-    while data := await reader.read(CHUNK):
-        if latency:
-            loop.call_later(latency, partial(writer.write, data))
-        else:
-            writer.write(data)
-            await writer.drain()
-    loop.call_later(latency, writer.close)
 
 
 if __name__ == "__main__":
