@@ -16,7 +16,8 @@ CLASSIC_SIZES = ("1:1", "9:16", "16:9", "3:4", "4:3", "3:2", "2:3", "5:4", "4:5"
 PRO_RATIOS = (*CLASSIC_SIZES, "auto")
 SECOND_RATIOS = (*PRO_RATIOS, "1:4", "1:8", "4:1", "8:1")
 RESOLUTIONS = ("1K", "2K", "4K")
-RESOLUTION_CREDITS = {"1K": 8, "2K": 12, "4K": 18}
+SECOND_CREDITS = {"1K": 8, "2K": 12, "4K": 18}
+PRO_CREDITS = {"1K": 18, "2K": 24, "4K": 36}
 GENERATE_CREDITS = 4
 TASK_TYPES = ("TEXTTOIAMGE", "IMAGETOIAMGE")
 OUTPUT_FORMATS = {"png": "image/png", "jpg": "image/jpeg"}
@@ -43,7 +44,8 @@ def price(endpoint: str, body: dict[str, Any]) -> int:
     """The credits that an accepted body costs."""
     if endpoint == "generate":
         return GENERATE_CREDITS
-    return RESOLUTION_CREDITS[body.get("resolution") or "1K"]
+    by_resolution = PRO_CREDITS if endpoint == "generate-pro" else SECOND_CREDITS
+    return by_resolution[body.get("resolution") or "1K"]
 
 
 def operation_type(endpoint: str, body: dict[str, Any]) -> str:

@@ -103,12 +103,12 @@ async def refusal(
             | {"callBackUrl": NO_CALLBACK_URL},
             4,
         ),
-        (PRO, {"prompt": "a fig", "callBackUrl": NO_CALLBACK_URL}, 8),
+        (PRO, {"prompt": "a fig", "callBackUrl": NO_CALLBACK_URL}, 18),
         (
             GenerateProRequest(prompt="a fig", resolution="2K", aspect_ratio="auto"),
             {"prompt": "a fig", "resolution": "2K", "aspectRatio": "auto"}
             | {"callBackUrl": NO_CALLBACK_URL},
-            12,
+            24,
         ),
         (SECOND, {"prompt": "a fig"}, 8),
         (

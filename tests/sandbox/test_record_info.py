@@ -146,13 +146,14 @@ def test_generation_times_follow_the_service() -> None:
         with Sandbox(SandboxSettings(seed=seed, speed=speed)) as sandbox:
             start = time.time()
             sandbox.add_tasks([TaskPlan(task_id=f"t{n}") for n in range(2000)])
+            took = time.time() - start
             sandbox.advance(10_000)
-            return sorted(moment - start for moment in sandbox.stats().done_at.values())
+            return sorted(moment - start - took / 2 for moment in sandbox.stats().done_at.values())
 
     plain, fast, other = seconds(1, 1.0), seconds(1, 10.0), seconds(2, 1.0)
     assert 16 < plain[1000] < 21
     assert 50 < plain[1980] < 90
-    assert 1.6 < fast[1000] < 2.4
+    assert 8 < plain[1000] / fast[1000] < 12
     assert abs(plain[1999] - other[1999]) > 0.5
 
 

@@ -27,8 +27,8 @@ def test_the_three_endpoints_create_and_bill(sandbox: Sandbox, api: httpx.Client
     assert second["message"] == "success"
     assert "msg" not in second
     stats = sandbox.stats()
-    assert (stats.submits, stats.credits_spent, stats.credits_left) == (3, 4 + 12 + 18, 66)
-    assert api.get("/api/v1/common/credit").json()["data"] == 66
+    assert (stats.submits, stats.credits_spent, stats.credits_left) == (3, 4 + 24 + 18, 54)
+    assert api.get("/api/v1/common/credit").json()["data"] == 54
     operations = []
     for answer in (first, second, third):
         data = record(api, answer["data"]["taskId"])
