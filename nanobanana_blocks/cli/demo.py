@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -227,7 +228,9 @@ async def _print_outcomes(prefect: PrefectClient, run: FlowRun) -> None:
     for row in rows:
         if row["what happened"]:
             who = str(row.get("row") or row["task"])
-            console.print(f"[red]{escape(who)}[/]  {escape(row['what happened'])}", soft_wrap=True)
+            style = "green" if row["status"].endswith("landed") else "red"
+            told = f"[{style}]{escape(who)}[/]  {escape(row['what happened'])}"
+            console.print(told, soft_wrap=True)
 
 
 def _say_what_was_staged(show: Show) -> None:
@@ -241,13 +244,25 @@ def _say_what_next(to: Path, *, batch: bool) -> None:
     if batch:
         console.print(f"What became of each row: {to / 'prompts.report.json'}", soft_wrap=True)
         console.print(f"A gallery of them: {to / FIRST_PAGE}", soft_wrap=True)
+    else:
+        console.print(f"Make a page that shows them: {_command()} gallery {to}", soft_wrap=True)
+    generate, init = f'{_command()} generate "A banana" --to FOLDER_OR_URL', f"{_command()} init"
     console.print(
         "Next, with the real API: export NANOBANANA_API_KEY, then\n"
-        '  nanobanana generate "A banana" --to FOLDER_OR_URL    without a Prefect run\n'
-        "  nanobanana init                                      a folder to deploy from"
+        f"  {generate}    without a Prefect run\n"
+        f"  {init:{len(generate)}}    a folder to deploy from",
+        soft_wrap=True,
     )
     if not batch:
-        console.print("`nanobanana demo --batch` shows a batch from a file of prompts.")
+        console.print(f"A batch from a file of prompts: {_command()} demo --batch", soft_wrap=True)
+
+
+def _command() -> str:
+    """What to type for this command: its path where the shell does not find its name."""
+    own = Path(sys.executable).with_name("nanobanana")
+    if shutil.which("nanobanana") or not own.exists():
+        return "nanobanana"
+    return os.path.relpath(own)
 
 
 @contextmanager

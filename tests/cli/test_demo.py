@@ -27,7 +27,11 @@ SECONDS = 240
 def environment(tmp_path: Path) -> dict[str, str]:
     """That of somebody with an empty home."""
     (tmp_path / "home").mkdir()
-    return os.environ | {"HOME": str(tmp_path / "home"), "COLUMNS": "120"}
+    return os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "PATH": "/usr/bin:/bin",
+        "COLUMNS": "120",
+    }
 
 
 def demo(*options: str, environment: dict[str, str], folder: Path) -> str:
@@ -62,11 +66,14 @@ def kept(environment: dict[str, str], folder: Path) -> Iterator[str]:
 def test_it_says_what_is_staged_and_keeps_pictures(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Rule: a failure on purpose is called so; `--keep`, when all had landed, shows the images."""
+    """Rule: a failure on purpose is called so, and the commands that are named can be typed as they
+    are; `--keep`, when all had landed, shows the images."""
     said = demo(environment=environment, folder=tmp_path)
     assert "11 landed, 1 failed" in said
     assert said.count("(staged)") == 1
     assert "Staged, to show what a failure looks like:" in said
+    command = os.path.relpath(NANOBANANA, tmp_path)  # the environment is not activated
+    assert f"{command} gallery {tmp_path}/nanobanana-demo" in said
     with kept(environment, tmp_path) as page:
         query = {"artifacts": {"key": {"any_": [CONTACT_SHEET_KEY]}}}
         api, _, run = page.partition("/runs/flow-run/")
