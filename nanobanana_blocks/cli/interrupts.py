@@ -12,6 +12,8 @@ import sys
 INTERRUPTED = "Interrupted. Nothing partial is left; running again goes on from here."
 INTERRUPTED_CODE = 130
 
+_temporary_folders: list[str] = []
+
 
 def end_at_once_on_interrupt() -> bool:
     """Have Ctrl-C end the process on the spot, while there is nothing to tidy up; tell if it does.
@@ -33,6 +35,16 @@ def raise_on_interrupt() -> bool:
     return ended_at_once
 
 
+def remove_on_interrupt(folder: str) -> None:
+    """Have a Ctrl-C that ends the process on the spot remove this temporary folder first."""
+    _temporary_folders.append(folder)
+
+
 def _end_at_once(_number: int, _frame: object) -> None:
+    if _temporary_folders:
+        import shutil
+
+        for folder in _temporary_folders:
+            shutil.rmtree(folder, ignore_errors=True)
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{INTERRUPTED}\n".encode())
     os._exit(INTERRUPTED_CODE)

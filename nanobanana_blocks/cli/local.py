@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nanobanana_blocks.cli.interrupts import remove_on_interrupt
 from nanobanana_blocks.cli.output import ending_well
 from nanobanana_blocks.errors import InvalidInput
 
@@ -26,11 +27,13 @@ def demo(
 
     Nothing of your own Prefect profile or database is touched, and no credits are spent.
     """
-    with ending_well(), tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home:
+    with tempfile.TemporaryDirectory(prefix="nanobanana-demo-") as home:
+        remove_on_interrupt(home)
         _forget_own_prefect(home)
         from nanobanana_blocks.cli.demo import run_demo
 
-        run_demo(to, Path(home), keep=keep, batch=batch)
+        with ending_well():
+            run_demo(to, Path(home), keep=keep, batch=batch)
 
 
 def _forget_own_prefect(home: str) -> None:

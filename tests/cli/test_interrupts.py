@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,22 +18,28 @@ class Interrupts:
     def find_spec(self, name, path=None, target=None):
         if name == MODULE:
             sys.meta_path.remove(self)
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException as interrupt:
+                raise RuntimeError("an import that turns interrupts into errors") from interrupt
 
 {disposition}
 sys.meta_path.insert(0, Interrupts())
 from nanobanana_blocks.cli import main
-sys.argv = ["nanobanana", "--version"]
+sys.argv[:] = ["nanobanana", *sys.argv[2:]]
 main()
 """
 
 
-def interrupted(module: str, disposition: str = "") -> subprocess.CompletedProcess[str]:
-    """`nanobanana --version`, interrupted as soon as it imports a module."""
+def interrupted(
+    module: str, *arguments: str, disposition: str = "", temporary: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`nanobanana` with these arguments, interrupted as soon as it imports a module."""
     code = WHILE_IMPORTING.format(disposition=disposition)
     return subprocess.run(
-        [sys.executable, "-c", code, module], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", code, module, *arguments], capture_output=True, text=True,
+        check=False, env=os.environ | ({"TMPDIR": str(temporary)} if temporary else {}),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -40,15 +48,25 @@ def interrupted(module: str, disposition: str = "") -> subprocess.CompletedProce
 )
 def test_ctrl_c_while_importing_is_one_line(module: str) -> None:
     """Rule: whatever is being imported, it is exit code 130 and the line of every interrupt."""
-    result = interrupted(module)
+    result = interrupted(module, "--version")
     assert (result.returncode, result.stdout) == (130, "")
     [line] = result.stderr.splitlines()
     assert line.startswith("Interrupted.")
 
 
+@pytest.mark.parametrize("module", ["prefect.settings", "nanobanana_blocks.cli.demo"])
+def test_ctrl_c_while_a_demonstration_imports(module: str, tmp_path: Path) -> None:
+    """Rule: that is one line, too, and the demonstration's own Prefect leaves no folder behind."""
+    result = interrupted(module, "demo", temporary=tmp_path)
+    assert (result.returncode, result.stdout) == (130, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Interrupted.")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
     """Rule: where the shell has it ignored, it stays ignored."""
-    result = interrupted("typer", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    result = interrupted("typer", "--version", disposition="signal.signal(signal.SIGINT, signal.SIG_IGN)")
     assert (result.returncode, result.stderr) == (0, "")
 
 
