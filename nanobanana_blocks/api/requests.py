@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from nanobanana_blocks.api.forms import describe_briefly
 from nanobanana_blocks.api.prices import PRICES, Credits, PriceTable
 from nanobanana_blocks.errors import InvalidInput
 
@@ -101,6 +102,7 @@ class _Request(BaseModel):
         populate_by_name=True,
         extra="forbid",
         frozen=True,
+        json_schema_extra=describe_briefly,
     )
 
     wants_callback_url: ClassVar[bool]

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nanobanana_blocks.api.forms import describe_briefly
 from nanobanana_blocks.api.hazard import (
     OLDEST_SECONDS,
     STUCK,
@@ -51,7 +52,12 @@ class PollPolicy(BaseModel):
             is below the shortest.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra=describe_briefly,
+    )
 
     mode: Literal["adaptive", "fixed"] = Field(
         default="adaptive",

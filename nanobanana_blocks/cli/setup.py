@@ -58,8 +58,12 @@ def save_key(
         try:
             asyncio.run(block.asave(name, overwrite=overwrite))
         except ValueError as refusal:
-            told = str(refusal).replace("'overwrite=True'", "--overwrite")
-            raise InvalidInput(f"the block was not saved: {told}") from None
+            if "already in use" not in str(refusal):
+                raise
+            raise InvalidInput(
+                f"the block {name!r} exists already and was not changed. Replace its key with "
+                "--overwrite, or give another name."
+            ) from None
         typer.echo(f"Saved NanoBananaCredentials {name!r} for {block.base_url}.")
 
 

@@ -323,7 +323,10 @@ def test_save_key_and_use_it(nanobanana: Command, sandbox: Sandbox) -> None:
     assert name in saved.stdout
     refused = nanobanana("save-key", name)
     assert (refused.code, refused.stdout) == (1, "")
-    assert len(refused.stderr.splitlines()) == 1
+    assert refused.stderr == (
+        f"Error: the block '{name}' exists already and was not changed. Replace its key with "
+        "--overwrite, or give another name.\n"
+    )
     assert nanobanana("save-key", name, "--overwrite").code == 0
     task_id = sandbox.add_task(DONE)
     used = nanobanana("status", task_id, "--credentials", name, "--json", NANOBANANA_API_KEY="")

@@ -66,7 +66,9 @@ def test_ctrl_c_while_a_demonstration_imports(module: str, tmp_path: Path) -> No
 
 def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
     """Rule: where the shell has it ignored, it stays ignored."""
-    result = interrupted("typer", "--version", disposition="signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    result = interrupted(
+        "typer", "--version", disposition="signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 

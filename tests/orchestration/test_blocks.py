@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import prefect.testing.standard_test_suites.blocks as standard_blocks
 import pytest
-from prefect import flow
+from prefect import Flow, flow
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.runtime import deployment
@@ -36,6 +36,9 @@ from nanobanana_blocks import (
 )
 from nanobanana_blocks.api.client import DEFAULT_BASE_URL
 from nanobanana_blocks.api.requests import GenerationRequest
+from nanobanana_blocks.flows.land_images import land_images
+from nanobanana_blocks.flows.run_batch import run_batch
+from nanobanana_blocks.flows.sweep import sweep
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import load_store
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
@@ -555,6 +558,17 @@ def test_the_form_offers_the_endpoints() -> None:
         for field in schema["definitions"][name]["properties"].values():
             assert field["title"]
             assert field["description"].endswith(".")
+
+
+@pytest.mark.parametrize("flow_", [run_batch, land_images, sweep], ids=lambda flow_: flow_.name)
+def test_forms_explain_what_is_nested_in_a_sentence(flow_: Flow[..., Any]) -> None:
+    """Rule: what a form says of a group of fields is plain text, not a docstring of the code."""
+    in_flow = flow_.parameters.definitions
+    in_block = NanoBananaGeneration.model_json_schema()["definitions"]
+    for group in (in_flow | in_block).values():
+        description = group.get("description", "")
+        assert "\n" not in description
+        assert "`" not in description
 
 
 def test_importing_the_package_starts_nothing() -> None:

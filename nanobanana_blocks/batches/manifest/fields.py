@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from nanobanana_blocks.api.forms import describe_briefly
 from nanobanana_blocks.api.requests import (
     REQUESTS,
     AspectRatio,
@@ -57,7 +58,7 @@ class RowDefaults(BaseModel):
     """What rows ask for where they do not say so themselves.
 
     A default holds for every row whose endpoint knows the field; one that holds for no row at all
-    is refused, since it cannot be meant.
+    is refused as a mistake.
     """
 
     model_config = ConfigDict(
@@ -66,6 +67,7 @@ class RowDefaults(BaseModel):
         extra="forbid",
         frozen=True,
         field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+        json_schema_extra=describe_briefly,
     )
 
     endpoint: Endpoint = Field(
