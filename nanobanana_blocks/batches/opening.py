@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 
@@ -286,6 +286,21 @@ async def require_credits(batch: Batch, log: Log) -> None:
         )
 
 
+async def require_answer(batch: Batch) -> None:
+    """Make sure that the API answers and takes the key, before a row is submitted.
+
+    Raises:
+        APIError: The key is refused, or nothing answers.
+    """
+    if batch.rows_to_submit:
+        try:
+            await _ask_credits(batch.submitter)
+        except (NetworkError, Unauthorized):
+            raise
+        except APIError:  # it answers; what it says of the submit counts
+            return
+
+
 async def _is_the_api(client: NanoBananaClient) -> bool:
     """Whether record-info is answered as documented; about which task does not matter."""
     try:
@@ -299,10 +314,15 @@ async def _is_the_api(client: NanoBananaClient) -> bool:
 
 async def _ask_credits(submitter: Submitter) -> int | float:
     """Ask for the account's credits, again for a while where no answer comes."""
-    with anyio.move_on_after(submitter.patience.unreachable):
+    with suppress(NetworkError):
+        return await submitter.client.get_credits()
+    patience = submitter.patience
+    with (
+        submitter.waits.waiting("the API, which does not answer", patience.unreachable),
+        anyio.move_on_after(patience.unreachable),
+    ):
         while True:
-            try:
+            await anyio.sleep(patience.poll)
+            with suppress(NetworkError):
                 return await submitter.client.get_credits()
-            except NetworkError:
-                await anyio.sleep(submitter.patience.poll)
     return await submitter.client.get_credits()

@@ -82,12 +82,12 @@ class Patience:
 
 PATIENCE = Patience()
 
-_ON_REQUEST = "Running with retry=['unconfirmed'] submits it again."
+RETRY_UNCONFIRMED = "Running with retry=['unconfirmed'] submits it again."
 
 UNANSWERED = ErrorSummary.of(
     UnconfirmedSubmit(
         "a run ended, or was killed, before the answer to its submit was noted: it may have been "
-        f"paid for. {_ON_REQUEST}"
+        f"paid for. {RETRY_UNCONFIRMED}"
     )
 )
 
@@ -309,7 +309,7 @@ class Submitter:
             task_id = await submit(sent, address, self.patience.submit)
         except UnconfirmedSubmit as error:
             self._count_unconfirmed(error)
-            told = UnconfirmedSubmit(f"{error.message} {_ON_REQUEST}")
+            told = UnconfirmedSubmit(f"{error.message} {RETRY_UNCONFIRMED}")
             with suppress(StorageError):  # what the file says then, that it is reserved, is true
                 return await self.ledger.unconfirmed(entry, ErrorSummary.of(told))
             return self.ledger.latest(entry.key) or entry

@@ -19,9 +19,9 @@ from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row, parse_manifest
 from nanobanana_blocks.batches.manifest.fields import NAMES
-from nanobanana_blocks.batches.opening import open_batch
+from nanobanana_blocks.batches.opening import open_batch, require_answer
 from nanobanana_blocks.batches.report import RowOutcome
-from nanobanana_blocks.batches.submitter import UNANSWERED
+from nanobanana_blocks.batches.submitter import RETRY_UNCONFIRMED, UNANSWERED
 from nanobanana_blocks.cli.options import (
     AsJson,
     CredentialsName,
@@ -46,11 +46,12 @@ from nanobanana_blocks.cli.output import (
 )
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
-from nanobanana_blocks.landing.report import LandingStatus
+from nanobanana_blocks.landing.report import ErrorSummary, LandingStatus
 from nanobanana_blocks.references import PublicPlace, SourceFinder
 from nanobanana_blocks.storage.destination import StorageLocation
 
 _SOURCE = "generate.jsonl"
+_AGAIN = "The same command with --again submits it once more, and may pay for it twice."
 
 _log = logging.getLogger(f"{__name__}.plan")
 _log.setLevel(logging.WARNING)  # of one row there is no plan to tell
@@ -135,6 +136,7 @@ def generate(
             progress.waits = batch.submitter.waits.describe
             (row,) = batch.rows
             with progress.shown():
+                await require_answer(batch)
                 if wait or row.request is None:
                     return await batch.process(row)
                 return await batch.submitter.submit(row)
@@ -212,13 +214,16 @@ async def _opening(
 
 
 def _print_outcome(outcome: RowOutcome, *, as_json: bool) -> None:
+    outcome = outcome.model_copy(update={"error": outcome.error and _naming_again(outcome.error)})
     if as_json:
         print_json(outcome.model_dump(mode="json"))
     else:
         for image in outcome.images:
             typer.echo(image.path)
     if outcome.status is LandingStatus.ALREADY_LANDED:
-        print_message("It was generated before; --again generates, and pays, anew.")
+        print_message(
+            "It was generated before, so nothing was submitted. --again pays for a new one."
+        )
     if not outcome.in_storage:
         print_error(outcome.error.message if outcome.error else outcome.describe())
         timed_out = outcome.status is LandingStatus.TIMED_OUT
@@ -232,8 +237,14 @@ def _print_attempt(attempt: SubmissionAttempt, *, as_json: bool) -> None:
         else:
             typer.echo(attempt.task_id)
         return
-    error = attempt.error or UNANSWERED
+    error = _naming_again(attempt.error or UNANSWERED)
     if as_json:
         print_json({"error": error.model_dump()})
     print_error(error.message)
     raise typer.Exit(Exit.NOT_ALL)
+
+
+def _naming_again(error: ErrorSummary) -> ErrorSummary:
+    """The same error, whose next step is an option of this command and not one of a batch."""
+    message = error.message.replace(RETRY_UNCONFIRMED, _AGAIN)
+    return error.model_copy(update={"message": message})

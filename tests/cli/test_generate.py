@@ -116,7 +116,28 @@ def test_a_lost_answer_is_not_paid_for_twice(nanobanana: Command, sandbox: Sandb
         result = nanobanana("generate", "a", "--to", "images", "--json")
         assert result.code == 3
         assert result.json["error"]["class_name"] == "UnconfirmedSubmit"
+        assert "The same command with --again submits it once more" in result.stderr
+        assert "retry=" not in result.stdout + result.stderr
     assert submits(sandbox) == 1
+
+
+def test_an_api_that_does_not_answer(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: where nothing answers, nothing is reserved: the same command submits it later."""
+    here = ("generate", "a", "--to", "images", "--timeout", "10")
+    result = nanobanana(*here, NANOBANANA_BASE_URL="http://127.0.0.1:1")
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: http://127.0.0.1:1: ")
+    assert not list((tmp_path / "images/.nanobanana/ledger").glob("*.1.json"))
+    assert nanobanana(*here).code == 0
+    assert submits(sandbox) == 1
+
+
+def test_a_key_that_is_refused(nanobanana: Command, tmp_path: Path) -> None:
+    """Rule: it is known before anything is reserved."""
+    result = nanobanana("generate", "a", "--to", "images", NANOBANANA_API_KEY="wrong")
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: the API refused the key")
+    assert not list((tmp_path / "images/.nanobanana/ledger").glob("*.1.json"))
 
 
 @pytest.mark.parametrize(
