@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final, cast
 
 import typer
+from typer.core import TyperGroup
 
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.cli.batch import batch
@@ -13,13 +14,33 @@ from nanobanana_blocks.cli.gallery import gallery
 from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.cli.history import history
 from nanobanana_blocks.cli.local import demo, sandbox
+from nanobanana_blocks.cli.output import error_as_json, print_json
 from nanobanana_blocks.cli.references import clear_references
 from nanobanana_blocks.cli.setup import automations, init, save_key
 from nanobanana_blocks.cli.tasks import account_credits, land, status
 from nanobanana_blocks.cli.verify import verify
+from nanobanana_blocks.errors import InvalidInput
+
+_UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+"""Of click, or of the copy of it that typer has: its base for wrong usage."""
+
+
+class _Commands(TyperGroup):
+    """The commands, which with ``--json`` tell of wrong usage in JSON, too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        as_json = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            if as_json:
+                print_json(error_as_json(InvalidInput(error.format_message())))
+            raise
+
 
 app = typer.Typer(
     name="nanobanana",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -55,6 +55,9 @@ def test_wrong_usage(nanobanana: Command, arguments: list[str]) -> None:
     result = nanobanana(*arguments)
     assert (result.code, result.stdout) == (2, "")
     assert result.stderr
+    as_json = nanobanana(*arguments[:1], "--json", *arguments[1:])
+    assert (as_json.code, as_json.json["error"]["class_name"]) == (2, "InvalidInput")
+    assert as_json.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
