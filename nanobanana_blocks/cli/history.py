@@ -15,7 +15,12 @@ import typer
 from rich.cells import cell_len, set_cell_size
 
 from nanobanana_blocks.cli.options import AsJson, StorageOptions, find_place
-from nanobanana_blocks.cli.output import ending_well, print_message, show_log
+from nanobanana_blocks.cli.output import (
+    ending_well,
+    print_if_nothing_landed,
+    print_message,
+    show_log,
+)
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.landing import Provenance, Receipt
 from nanobanana_blocks.landing.history import History, read_history
@@ -97,6 +102,7 @@ def history(
                 else:
                     _print_table(found)
             print_message(_summary(found, folder.path))
+            print_if_nothing_landed(len(found) + found.unreadable, folder.path)
             if sidecars:
                 print_message(sidecars.describe())
 

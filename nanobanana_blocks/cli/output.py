@@ -55,6 +55,12 @@ def print_message(text: str) -> None:
     messages.print(escape(text), soft_wrap=True)
 
 
+def print_if_nothing_landed(receipts: int, place: str) -> None:
+    """Say so where a place holds no receipt: many storages take a misspelt one for empty."""
+    if not receipts:
+        print_message(f"There is no receipt in {place}: check that this is the right place.")
+
+
 def error_as_json(error: NanoBananaError) -> dict[str, Any]:
     """An error as every command gives it with ``--json``."""
     return {"error": ErrorSummary.of(error).model_dump()}

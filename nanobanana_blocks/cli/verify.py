@@ -15,7 +15,13 @@ from nanobanana_blocks.cli.options import (
     find_place,
     make_client,
 )
-from nanobanana_blocks.cli.output import Exit, ending_well, print_json, show_log
+from nanobanana_blocks.cli.output import (
+    Exit,
+    ending_well,
+    print_if_nothing_landed,
+    print_json,
+    show_log,
+)
 from nanobanana_blocks.landing.report import LandingReport
 from nanobanana_blocks.recovery.verification import VerificationReport, repair
 from nanobanana_blocks.recovery.verification import verify as verify_folder
@@ -65,5 +71,6 @@ def verify(
             if landed is not None:
                 typer.echo(f"Landed again: {landed.describe()}")
             typer.echo(found.describe())
+        print_if_nothing_landed(found.receipts, found.destination)
         if not found.is_sound:
             raise typer.Exit(Exit.NOT_ALL)

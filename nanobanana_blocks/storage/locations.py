@@ -111,9 +111,13 @@ class Location:
         if protocol == "memory":
             rest = rest.lstrip("/")  # both ways of writing it name the same folder
         elif not rest or (protocol in _NAMES_AUTHORITY and rest.startswith("/")):
-            raise DestinationError(f"{redacted}: it names no bucket, container or host.")
+            raise DestinationError(
+                f"{redacted}: it names no bucket, container or host. Write {prefix}NAME/folder."
+            )
         if protocol in ("sftp", "ssh") and not urlsplit(text).path.strip("/"):
-            raise DestinationError(f"{redacted}: it names no folder on the host.")
+            raise DestinationError(
+                f"{redacted}: it names no folder on the host. Write {prefix}HOST/folder."
+            )
         path = rest if protocol == "memory" else rest.partition("/")[2]
         if reason := _invalid_path(path, protocol):
             raise DestinationError(f"{redacted}: {reason}")

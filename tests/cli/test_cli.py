@@ -508,3 +508,11 @@ async def test_callbacks_that_would_land_elsewhere(
     [line] = result.stderr.splitlines()
     assert f"--to is {tmp_path}/ours" in line
     assert f"lands in {tmp_path}/theirs" in line
+
+
+@pytest.mark.parametrize("command", ["verify", "history"])
+def test_a_place_with_nothing_in_it(nanobanana: Command, command: str) -> None:
+    """Rule: a misspelt place, which storages take for an empty one, is pointed out."""
+    result = nanobanana(command, "./imagse", "--json")
+    assert result.code == 0
+    assert "/imagse: check that this is the right place." in result.stderr
