@@ -61,7 +61,7 @@ def batch(
         typer.Option(
             "--default",
             metavar="FIELD=VALUE",
-            help="What rows ask for where they do not say so, such as numImages=2; repeatable.",
+            help="Default for rows that do not set the field, such as numImages=2; repeatable.",
         ),
     ] = None,
     retry: Annotated[
@@ -79,7 +79,8 @@ def batch(
     timeout: Timeout = 900.0,
     requests_per_second: RequestsPerSecond = 20.0,
     check_credits: Annotated[
-        bool, typer.Option(help="Begin only if the account has about the credits that it takes.")
+        bool,
+        typer.Option(help="Begin only if the account has about as many credits as the rows cost."),
     ] = True,
     price: Annotated[
         list[str] | None,
@@ -93,7 +94,7 @@ def batch(
         typer.Option(formats=["%Y-%m-%d"], help="What {date} stands for; by default today (UTC)."),
     ] = None,
     gallery: Annotated[
-        bool, typer.Option(help="Show the images on pages beside them, index.html.")
+        bool, typer.Option(help="Write a gallery, index.html, beside the images.")
     ] = True,
     references: References = None,
     references_url: ReferencesUrl = None,

@@ -27,22 +27,22 @@ def callbacks(
         typer.Option(
             "--to",
             metavar="DEST",
-            help="Folder, URL or ImageStore whose sweep shall know the tasks called back; by "
-            "default, and only, where the deployment land-images/on-callback lands.",
+            help="Folder, URL or ImageStore whose sweep is told of the tasks called back. It must "
+            "be where the deployment land-images/on-callback lands, which is the default.",
         ),
     ] = None,
     spool: Annotated[
         Path | None, typer.Option(help="File that keeps callbacks until they are forwarded.")
     ] = None,
     job_key: Annotated[
-        str | None, typer.Option(help="Print the address bound to this key of yours.")
+        str | None, typer.Option(help="Print the address that is bound to this job key.")
     ] = None,
     credentials: CredentialsName = None,
 ) -> None:
     """Receive the service's callbacks and turn each into a Prefect event.
 
-    The secret that the address is made from comes from NANOBANANA_CALLBACK_SECRET or a saved
-    block; `openssl rand -hex 32` makes a good one. Events go to the server that PREFECT_API_URL or
+    The address is made from a secret, NANOBANANA_CALLBACK_SECRET or that of a saved block;
+    `openssl rand -hex 32` makes a good one. Events go to the server that PREFECT_API_URL or
     the active profile names.
     """
     quieten_prefect()

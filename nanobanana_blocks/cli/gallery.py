@@ -23,10 +23,10 @@ def gallery(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what has landed in a folder on pages beside the images, and print the first's path.
+    """Write a gallery of what has landed, index.html beside the images, and print its path.
 
-    They are made from receipts and reports: images with their names and sizes, and what did not
-    land with its reason. A batch makes them at its end.
+    It is made from receipts and reports: images with their names and sizes, and what did not land,
+    with its reason. A batch makes one at its end.
     """
     show_log()
     read = 0

@@ -58,9 +58,11 @@ _log.setLevel(logging.WARNING)  # of one row there is no plan to tell
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")],
+    prompt: Annotated[str, typer.Argument(help="What the image is to show.")],
     to: To,
-    endpoint: Annotated[Endpoint, typer.Option(help="Where it is submitted.")] = Endpoint.GENERATE,
+    endpoint: Annotated[
+        Endpoint, typer.Option(help="The API endpoint to submit to.")
+    ] = Endpoint.GENERATE,
     image: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,12 +94,14 @@ def generate(
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Submit, and pay, although the same was submitted to this place before."
+            "--again", help="Submit and pay again, although the same was submitted before."
         ),
     ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait/--no-wait", help="Wait and land; else print the generation task."),
+        typer.Option(
+            "--wait/--no-wait", help="Wait and land; or print the task id after the submit."
+        ),
     ] = True,
     timeout: Timeout = 900.0,
     references: References = None,

@@ -49,7 +49,7 @@ def sandbox(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8378,
     speed: Annotated[
-        float, typer.Option(help="How many times faster than the service it generates.")
+        float, typer.Option(help="How many times as fast as the service it generates.")
     ] = 1.0,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Listen where other machines can reach it.")
@@ -57,7 +57,7 @@ def sandbox(
     fetch_references: Annotated[
         bool,
         typer.Option(
-            "--fetch-references", help="Fetch imageUrls really, and refuse what cannot be had."
+            "--fetch-references", help="Really fetch imageUrls, and refuse what cannot be."
         ),
     ] = False,
 ) -> None:

@@ -31,13 +31,11 @@ TaskIds = Annotated[
     typer.Argument(metavar="TASK_ID...", help="Generation tasks; - reads their ids from stdin."),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON value, an error included, not lines.")
+    bool, typer.Option("--json", help="Print one JSON value instead of lines, for an error too.")
 ]
 CredentialsName = Annotated[
     str | None,
-    typer.Option(
-        "--credentials", help="Name of a saved NanoBananaCredentials block, not the environment."
-    ),
+    typer.Option("--credentials", help="Saved NanoBananaCredentials block whose key is used."),
 ]
 To = Annotated[
     str,
@@ -64,8 +62,8 @@ References = Annotated[
     typer.Option(
         "--references",
         metavar="DEST",
-        help="Place with a public URL where copies of images to work from go; else they are "
-        "signed.",
+        help="Place with a public URL for copies of images to work from; without it, their "
+        "storage signs URLs.",
     ),
 ]
 ReferencesUrl = Annotated[
@@ -73,7 +71,7 @@ ReferencesUrl = Annotated[
     typer.Option(
         "--references-url",
         metavar="URL",
-        help="Where the world reads that place, if it is no ImageStore that says so.",
+        help="Public URL of --references, unless an ImageStore block has it.",
     ),
 ]
 

@@ -25,7 +25,7 @@ def clear_references(
 ) -> None:
     """Delete copies of images to work from, by age; nothing else is touched.
 
-    A copy that a run uses is never more than a day old, so choose longer than a run lasts.
+    A run renews the age of the copies that it uses: choose more days than a run lasts.
     """
 
     async def run() -> tuple[int, int]:

@@ -37,10 +37,10 @@ def save_key(
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved key.")] = False,
 ) -> None:
-    """Save the API key as a Prefect block, without it landing in the shell's history.
+    """Save the API key as a Prefect block, and keep it out of the shell's history.
 
-    The key is asked for, or taken from NANOBANANA_API_KEY where that is set, or from standard input
-    where that is no terminal; the API's address is NANOBANANA_BASE_URL, where that is set.
+    The key is NANOBANANA_API_KEY. Where that is not set, it is asked for, or read from standard
+    input where that is no terminal. The API's address is NANOBANANA_BASE_URL, where that is set.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -98,7 +98,7 @@ def automations(
     """Have Prefect notice failed runs and dead workers.
 
     Makes an automation that marks runs Crashed whose worker has died and, with `--notify`, one that
-    tells of runs that end Failed, Crashed or TimedOut. Made again, they are updated.
+    tells of runs that end Failed, Crashed or TimedOut. Running it again updates them.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.observability.automations import (

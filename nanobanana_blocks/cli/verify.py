@@ -38,14 +38,17 @@ def verify(
         bool, typer.Option("--deep", help="Read every image, compare its SHA-256 and decode it.")
     ] = False,
     repairing: Annotated[
-        bool, typer.Option("--repair", help="Land again what is wrong, while its URLs live.")
+        bool,
+        typer.Option(
+            "--repair", help="Land missing and damaged images again, while their URLs live."
+        ),
     ] = False,
     timeout: Timeout = 900.0,
     storage_option: StorageOptions = None,
     credentials: CredentialsName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that the images of every receipt are there, whole; --repair lands others again."""
+    """Check that every receipt's images are there and whole; --repair lands others again."""
     show_log()
 
     async def run() -> tuple[VerificationReport, LandingReport | None]:

@@ -51,12 +51,12 @@ async def land_images(
             an id a line, CSV with a column task_id, JSONL or JSON.
         destination: A path, an fsspec URL such as s3://bucket/folder, or the name of a saved
             ImageStore block; {date} in it is the day on which the run was scheduled.
-        credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
-            NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
+        credentials: Name of a saved NanoBananaCredentials block; where there is none of that name,
+            the worker's NANOBANANA_API_KEY and NANOBANANA_BASE_URL are used.
         timeout: Seconds to wait for each generation task.
         poll: When to ask the API.
-        overwrite: Land again what has landed already, and replace files of others in the way.
-        allow_partial: End well even when not every image has landed.
+        overwrite: Land again what has landed already, and replace other programs' files in the way.
+        allow_partial: End as Completed even when not every image has landed.
         timezone: Time zone of that day, such as Europe/Berlin.
 
     Returns:

@@ -78,21 +78,21 @@ async def run_batch(
         manifest: Path or fsspec URL of a JSONL or CSV file; {date} in it is replaced.
         destination: A path, an fsspec URL such as s3://bucket/{date}, or the name of a saved
             ImageStore block.
-        credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
-            NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
+        credentials: Name of a saved NanoBananaCredentials block; where there is none of that name,
+            the worker's NANOBANANA_API_KEY and NANOBANANA_BASE_URL are used.
         defaults: Defaults for rows that do not set them.
         retry: Kinds of failures whose rows are submitted again, which may cost again.
-        shards: In how many child runs the rows are done; 1 does them in this run.
+        shards: Number of child runs that share the rows; with 1, this run does them all.
         receiver_url: Public URL of the callback receiver, where one runs.
         timeout: Seconds to wait for each generation task.
         in_flight: Rows under way at a time, in each run.
         poll: When to ask the API; its requests per second are the budget.
-        check_credits: Begin only if the account has about the credits that it takes.
-        allow_partial: End well even when not every row has landed.
+        check_credits: Begin only if the account has about as many credits as the rows cost.
+        allow_partial: End as Completed even when not every row has landed.
         date: What {date} stands for; by default the day on which the run was scheduled.
         timezone: Time zone of that day, such as Europe/Berlin.
         shard_deployment: Deployment of the child runs.
-        gallery: Show the images of the destination on pages beside them, index.html.
+        gallery: Write a gallery, index.html, beside the images.
         references: Name of a saved ImageStore block with a public URL, where copies of images to
             work from go; without it, their storage signs URLs.
         prices: Credits for each image where yours differ from the table in the documentation,

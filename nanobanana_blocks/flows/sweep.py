@@ -47,9 +47,9 @@ async def sweep(
     Args:
         destination: A path, an fsspec URL, or the name of a saved ImageStore block; where it holds
             {date}, the places of the last days are swept.
-        credentials: Name of a saved NanoBananaCredentials block; where none is saved under it,
-            NANOBANANA_API_KEY and NANOBANANA_BASE_URL of the worker serve.
-        older_than: Seconds since its submit or callback, below which a task is left to others.
+        credentials: Name of a saved NanoBananaCredentials block; where there is none of that name,
+            the worker's NANOBANANA_API_KEY and NANOBANANA_BASE_URL are used.
+        older_than: Leave alone the tasks whose submit or callback is fewer seconds ago than this.
         poll: Of this, only the requests per second are used.
         days: How many days back a destination with {date} is swept, today included.
         timezone: Time zone of those days, such as Europe/Berlin.
