@@ -58,12 +58,12 @@ def main() -> None:
             )  # fmt: skip
             run = done.stdout.split()[-1]
             ui = prefect["PREFECT_API_URL"].removesuffix("/api")
-            take(browser, f"{ui}/runs/flow-run/{run}", FOLDER / "run.png", home)
+            take(browser, f"{ui}/v2/runs/flow-run/{run}", FOLDER / "run.png", home)
             gallery = project / "images" / FIRST_PAGE
             take(browser, gallery.as_uri(), FOLDER / "gallery.png", home)
             for key in (OUTCOMES_KEY, CONTACT_SHEET_KEY):
                 picture = FOLDER / f"{key.removeprefix('nanobanana-')}.png"
-                take(browser, f"{ui}/artifacts/artifact/{newest(key, environment)}", picture, home)
+                take(browser, f"{ui}/v2/artifacts/artifact/{newest(key, environment)}", picture, home)
 
 
 def newest(key: str, prefect: dict[str, str]) -> str:
