@@ -63,7 +63,9 @@ def main() -> None:
             take(browser, gallery.as_uri(), FOLDER / "gallery.png", home)
             for key in (OUTCOMES_KEY, CONTACT_SHEET_KEY):
                 picture = FOLDER / f"{key.removeprefix('nanobanana-')}.png"
-                take(browser, f"{ui}/v2/artifacts/artifact/{newest(key, environment)}", picture, home)
+                take(
+                    browser, f"{ui}/v2/artifacts/artifact/{newest(key, environment)}", picture, home
+                )
 
 
 def newest(key: str, prefect: dict[str, str]) -> str:
