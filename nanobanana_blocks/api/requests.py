@@ -7,6 +7,7 @@ own (`num_images` and `numImages`) are both understood.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -119,9 +120,9 @@ class _Request(BaseModel):
         """About what it costs, by the price table of this version; see `api.prices`."""
         return self.cost(PRICES)
 
+    @abstractmethod
     def cost(self, prices: PriceTable) -> Credits:
         """About what it costs by a price table, in credits."""
-        raise NotImplementedError
 
     def content(self) -> dict[str, Any]:
         """The request in the API's words, without a callback address."""

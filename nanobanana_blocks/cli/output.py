@@ -123,5 +123,6 @@ def show_log() -> None:
     ours = logging.getLogger("nanobanana_blocks")
     if not any(isinstance(handler, _Messages) for handler in ours.handlers):
         ours.addHandler(_Messages())
+    ours.setLevel(logging.WARNING)
     ours.propagate = False
     log.setLevel(logging.INFO)

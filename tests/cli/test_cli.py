@@ -339,6 +339,54 @@ def test_save_key_and_use_it(nanobanana: Command, sandbox: Sandbox) -> None:
     assert (left.code, left.stdout) == (0, "10000\n")
 
 
+QUIET = """
+import logging
+from nanobanana_blocks.cli.options import quieten_prefect
+from nanobanana_blocks.cli.output import show_log
+
+quieten_prefect()
+import prefect.main
+from prefect.logging.configuration import setup_logging
+from prefect.settings import get_current_settings
+
+setup_logging()
+show_log()
+logging.getLogger("docket.dependencies").error("of a library")
+logging.getLogger("nanobanana_blocks.batches").warning("of ours")
+assert not get_current_settings().server.analytics_enabled
+"""
+
+
+def without_prefect(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as a user who has never set up Prefect."""
+    environment = {name: one for name, one in os.environ.items() if not name.startswith("PREFECT")}
+    environment |= {"HOME": str(tmp_path), "NANOBANANA_API_KEY": "a-key-of-sixteen-and-more"}
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_nothing_of_the_libraries_that_prefect_uses_is_shown(tmp_path: Path) -> None:
+    """Rule: what this package warns of is shown, and nothing else."""
+    done = without_prefect(tmp_path, "-c", QUIET)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "of ours" in done.stderr
+    assert "of a library" not in done.stderr
+
+
+def test_without_a_server_of_ones_own_a_command_says_one_line(tmp_path: Path) -> None:
+    """Rule: Prefect then starts a server for the command alone, whose troubles are not shown."""
+    saved = without_prefect(tmp_path, "-m", "nanobanana_blocks", "save-key", "first")
+    assert (saved.returncode, saved.stderr) == (0, "")
+    assert saved.stdout.startswith("Saved NanoBananaCredentials 'first'")
+    assert saved.stdout.count("\n") == 1
+
+
 def test_a_key_from_standard_input_or_none(nanobanana: Command, sandbox: Sandbox) -> None:
     """Rule: where there is no terminal the key is read unasked; no key is an error that says so."""
     name = f"piped-{uuid.uuid4().hex[:8]}"
