@@ -64,21 +64,21 @@ MUTANTS = [
         SUBMITTER,
         "        if not ours:\n            return entry\n",
         "",
-        "test_batch.py::test_two_runs_at_once_submit_each_row_once",
+        "test_ledger.py::test_a_row_that_another_run_reserves_first_is_not_submitted",
     ),
     Mutant(
         "another run's reservation is taken for one's own",
         LEDGER,
         "return found, False",
         "return found, True",
-        "test_batch.py::test_two_runs_at_once_submit_each_row_once",
+        "test_ledger.py::test_a_row_that_another_run_reserves_first_is_not_submitted",
     ),
     Mutant(
         "an attempt that another run has created counts as created",
         LEDGER,
         "if await self._folder.read(name) == data:  # it took effect, and its answer was lost",
         "if await self._folder.read(name):",
-        "test_batch.py::test_two_runs_at_once_submit_each_row_once",
+        "test_ledger.py::test_a_row_that_another_run_reserves_first_is_not_submitted",
     ),
     Mutant(
         "a reservation whose answer was lost counts as another's, for ever",
@@ -242,7 +242,7 @@ MUTANTS = [
         SUBMITTER,
         "if liveness in (Liveness.DEAD, Liveness.ENDED):",
         "if True:",
-        "test_batch.py::test_two_runs_at_once_submit_each_row_once",
+        "test_ledger.py::test_the_answer_of_the_living_is_waited_for",
     ),
     Mutant(
         "the dead are waited for as if they were living",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,12 +14,13 @@ from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import FOLDER, Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Row
-from nanobanana_blocks.batches.submitter import Patience
+from nanobanana_blocks.batches.submitter import ANOTHER_RUN, Patience
 from nanobanana_blocks.errors import StorageError
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from nanobanana_blocks.storage.backends import LocalFolder
 from nanobanana_blocks.storage.destination import StorageLocation
 from tests.support.batches import opened, prompts, statuses
+from tests.support.until import until
 
 WAITS_FOR_EVER = Patience(unowned=1e6, living=1e6, poll=0.05)
 
@@ -143,6 +145,43 @@ async def test_the_last_word_of_a_run_is_read(sandbox: Sandbox, tmp_path: Path) 
         await made.process_each(rows)
         assert statuses([made.outcomes[1]]) == ["landed"]
     assert sandbox.submits() == []
+
+
+async def test_a_row_that_another_run_reserves_first_is_not_submitted(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Rule: what was free when a run began is submitted by whoever reserves it."""
+    rows = prompts(1)
+    images = StorageLocation(str(tmp_path))
+    async with (
+        open_leases(images) as leases,
+        open_ledger(images, owner=leases.owner) as other,
+        opened(sandbox, tmp_path, rows) as made,
+    ):
+        await reserved(other, rows[0])
+        await made.process_each(rows)
+        [outcome] = made.outcomes.values()
+        assert outcome.error
+        assert outcome.error.class_name == "UnconfirmedSubmit"
+    assert sandbox.stats().submits == 0
+
+
+async def test_the_answer_of_the_living_is_waited_for(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: a row that a run at work has reserved is in doubt only when that run says so."""
+    rows = prompts(1)
+    images = StorageLocation(str(tmp_path))
+    async with (
+        open_leases(images) as leases,
+        open_ledger(images, owner=leases.owner) as other,
+        opened(sandbox, tmp_path, rows, patience=WAITS_FOR_EVER) as made,
+    ):
+        entry, _ = await reserved(other, rows[0])
+        processing = asyncio.create_task(made.process_each(rows))
+        await until(lambda: ANOTHER_RUN in made.submitter.waits.describe() or made.outcomes)
+        await other.submitted(entry, sandbox.add_task(TaskPlan(seconds=0)))
+        await processing
+        assert statuses([made.outcomes[1]]) == ["landed"]
+    assert sandbox.stats().submits == 0
 
 
 async def test_reservations_of_the_dead_are_not_waited_for(
