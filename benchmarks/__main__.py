@@ -26,13 +26,17 @@ from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 
 NAMES = (
     *("polling", "polling_kinds", "waits"),
-    *("cost", "scale", "rows", "lags", "publishing", "imports", "callbacks", "waking", "manifest"),
+    *("cost", "scale", "rows", "lags", "publishing", "imports", "callbacks", "waking"),
+    *("manifest", "plan"),
     *("batch", "kills"),
 )
 SMOKE_LANES = (
     ("batch", "kills"),
     ("waking", "lags", "cost", "scale"),
-    ("polling", "polling_kinds", "waits", "imports", "manifest", "callbacks", "rows", "publishing"),
+    (
+        *("polling", "polling_kinds", "waits", "imports", "manifest", "plan", "callbacks"),
+        *("rows", "publishing"),
+    ),
 )
 """What runs side by side, the slowest first. Those of a lane take turns: `batch` and `kills` have
 workers, which would take one another's runs from the server that they share."""

@@ -22,6 +22,7 @@ anything; it is marked with an asterisk here::
     │   └── UnconfirmedSubmit   it may have been paid for
     ├── GenerationFailed
     ├── RowBlocked *            a row builds on another that has not landed
+    ├── CreditLimitReached *    other rows have used up what the user allows a run
     ├── WaitTimedOut *
     ├── ImageError              a finished image cannot be had
     │   ├── ImageUnavailable *
@@ -40,6 +41,7 @@ from typing import Any, ClassVar
 __all__ = [
     "APIError",
     "BadRequest",
+    "CreditLimitReached",
     "DestinationError",
     "Forbidden",
     "ForbiddenAddress",
@@ -228,6 +230,13 @@ class RowBlocked(NanoBananaError):
     def __init__(self, message: str, *, task_id: str | None = None, by: int = 0) -> None:
         super().__init__(message, task_id=task_id)
         self.by = by
+
+
+class CreditLimitReached(NanoBananaError):
+    """Raised for a row of a batch for which `max_credits` has nothing left; nothing was submitted
+    for it."""
+
+    retryable = True
 
 
 class WaitTimedOut(NanoBananaError, TimeoutError):

@@ -12,17 +12,26 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from nanobanana_blocks.api.prices import Credits
 from nanobanana_blocks.batches.attempts import AttemptState, SubmissionAttempt
-from nanobanana_blocks.batches.chains import Chains
+from nanobanana_blocks.batches.chains import Chains, blocked_from_start
 from nanobanana_blocks.batches.claims import Claims
+from nanobanana_blocks.batches.credit_limit import CreditLimit, require_first
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.progress import RowProgress, row_outcome
 from nanobanana_blocks.batches.provenance import provenance_of
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.batches.submitter import UNANSWERED, Submitter
-from nanobanana_blocks.concurrency import map_concurrently, run_concurrently
-from nanobanana_blocks.errors import InvalidInput, NanoBananaError, RowBlocked, StorageError
+from nanobanana_blocks.batches.taken_names import refuse_taken_names
+from nanobanana_blocks.concurrency import run_concurrently
+from nanobanana_blocks.errors import (
+    CreditLimitReached,
+    InvalidInput,
+    NanoBananaError,
+    RowBlocked,
+    StorageError,
+)
 from nanobanana_blocks.landing.lander import Lander, log_unforeseen, not_attempted
 from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import ErrorSummary, LandingOutcome, LandingStatus
@@ -49,8 +58,10 @@ class Batch:
 
     Attributes:
         outcomes: What became of each row so far, by its number.
+        references: As given.
+        taken: The rows that are not begun because of their names, by their numbers.
         abort_error: What ended the run as a whole, such as a refused key.
-        credits_before: What the account had, where the API told.
+        credits_before: What the account had, where the API told; `credits_after` likewise.
     """
 
     def __init__(
@@ -73,13 +84,14 @@ class Batch:
         self.landing = landing
         self.outcomes: dict[int, RowOutcome] = {}
         self.abort_error: NanoBananaError | None = None
-        self.credits_before: int | float | None = None
+        self.credits_before: Credits | None = None
+        self.credits_after: Credits | None = None
         self._ledger = submitter.ledger
         self._on_outcome = on_outcome
         self._claims = claims
-        self._references = references
+        self.references = references
         self._chains = Chains(rows, references)
-        self._taken: dict[int, InvalidInput] = {}
+        self.taken: dict[int, InvalidInput] = {}
         self._surveying = asyncio.Lock()
         self._surveyed_at = float("-inf")
         self._started_at = datetime.now(UTC)
@@ -88,7 +100,41 @@ class Batch:
     @property
     def rows_to_submit(self) -> list[Row]:
         """The rows that this run will submit, as far as the ledger tells now."""
+        limit = self.submitter.limit
+        return [row for row in self._due if limit is None or limit.allows(row)]
+
+    @property
+    def _due(self) -> list[Row]:
         return [row for row in self.rows if row.request and self.submitter.is_due(row)]
+
+    def limit_credits(self, limit: Credits, share: Credits | None = None) -> None:
+        """Choose the rows that may be submitted, before anything is spent.
+
+        Args:
+            limit: What they may cost together; of a batch in parts, all of them.
+            share: What this part of a batch may spend.
+
+        Raises:
+            InvalidInput: Not even the first may be submitted, where this is no part of a batch.
+        """
+        hopeless = blocked_from_start(self.rows, self._hopeless())
+        due = [row for row in self._due if row.number not in hopeless]
+        if share is None:
+            require_first(limit, due)
+        self.submitter.limit = CreditLimit(limit, limit if share is None else share, due)
+
+    def _hopeless(self) -> list[int]:
+        """The rows that will certainly not land in this run."""
+        failed = (AttemptState.FAILED,)
+        return [
+            row.number
+            for row in self.rows
+            if row.number in self.taken
+            or (
+                ((entry := self._ledger.latest(row.key)) and entry.state in failed)
+                and not self.submitter.is_due(row)
+            )
+        ]
 
     def is_changed(self, row: Row) -> bool:
         """Whether a row is not any more what a task was submitted for under its key."""
@@ -98,52 +144,10 @@ class Batch:
     async def refuse_taken_names(self) -> None:
         """Make sure, before anything is spent, that no row's name is another's already.
 
-        A receipt that says it is the row's own is adopted, where the ledger has lost its task. Of
-        an older receipt, which does not say whose it is, only the row itself is refused.
-
         Raises:
             InvalidInput: Some names are those of other rows, or of files that are not ours.
         """
-        named = [row for row in self.rows if row.name]
-        await self.landing.folder.list_once()
-        reasons = await map_concurrently(self._why_taken, named)
-        taken = [
-            f"row {row.number}: {row.name} {why}"
-            for row, why in zip(named, reasons, strict=True)
-            if why
-        ]
-        if taken:
-            more = f"; and {len(taken) - 20:,} more" if len(taken) > 20 else ""
-            raise InvalidInput(
-                f"names are taken in {self.landing.destination.path}: {'; '.join(taken[:20])}"
-                f"{more}. Give other names, or another destination."
-            )
-
-    async def _why_taken(self, row: Row) -> str | None:
-        """Why the whole batch is not begun because of a row's name, if there is a reason."""
-        name = row.name or ""
-        task_ids = self._ledger.task_ids(row.key) + ([row.task_id] if row.task_id else [])
-        receipt = await self.landing.folder.any_receipt(name)
-        if receipt and receipt.task_id in task_ids:
-            return None
-        if receipt and row.request and receipt.row_key == row.key:
-            digest = receipt.row_digest or row.digest
-            await self._ledger.adopt(row, row.request, receipt.task_id, digest)
-            return None
-        why = await self.landing.folder.why_taken(name, task_ids)
-        known = self._ledger.latest(row.key)
-        is_lost = row.request is not None and (known is None or not known.job_key)
-        if why and is_lost and receipt and receipt.row_key is None:
-            self._taken[row.number] = InvalidInput(
-                f"its name, {name}, {why}, whose receipt does not tell for which row. If it is "
-                f"this one's, give the row task_id {receipt.task_id} in place of the prompt; else "
-                "give it another name."
-            )
-            return None
-        if why and known and not known.job_key:
-            self._taken[row.number] = InvalidInput(f"its name, {name}, {why}. Give it another.")
-            return None
-        return why
+        self.taken = await refuse_taken_names(self.rows, self._ledger, self.landing)
 
     def report(self, *, finished: bool) -> BatchReport:
         """What became of the rows; of those that were not attempted too, once it is finished."""
@@ -160,6 +164,8 @@ class Batch:
             updated_at=now,
             finished_at=now if finished else None,
             credits_before=self.credits_before,
+            credits_after=self.credits_after,
+            max_credits=self.submitter.limit.limit if self.submitter.limit else None,
             outcomes=[outcome for outcome in outcomes if outcome],
         )
 
@@ -181,8 +187,13 @@ class Batch:
         )
         is_new = bool(entry.task_id) and entry.reserved_at >= self._started_at
         submits = max(int(is_new), self.submitter.submitted[row.key])
-        is_alternative = entry.alternative is not None
-        return row_outcome(row, landed, submits=submits, alternative_prompt=is_alternative)
+        return row_outcome(
+            row,
+            landed,
+            submits=submits,
+            alternative_prompt=entry.alternative is not None,
+            unconfirmed=self._is_unconfirmed(row),
+        )
 
     async def process_each(self, rows: Iterable[Row]) -> None:
         """Submit and land rows side by side, begun in their order; `outcomes` tells of each.
@@ -208,13 +219,14 @@ class Batch:
                 raise
             progress.error = ErrorSummary.of(error)
             progress.blocked_by = error.by if isinstance(error, RowBlocked) else None
+            progress.is_held_back = isinstance(error, CreditLimitReached)
         except Exception as error:
             log_unforeseen(f"Row {row.number}", error)
             progress.error = ErrorSummary.of(
                 NanoBananaError(f"an unexpected {type(error).__name__}; the log has its trace.")
             )
         outcome = self.outcomes[row.number] = progress.outcome(
-            submits=self.submitter.submitted[row.key]
+            submits=self.submitter.submitted[row.key], unconfirmed=self._is_unconfirmed(row)
         )
         self._chains.note(outcome)
         try:
@@ -224,10 +236,16 @@ class Batch:
             log_unforeseen(f"Reporting row {row.number}", error)
         return outcome
 
+    def _is_unconfirmed(self, row: Row) -> bool:
+        """Whether this run has sent a row's submit, and it is not known what came of it."""
+        entry, leases = self._ledger.latest(row.key), self.submitter.leases
+        is_ours = entry is not None and leases is not None and entry.owner == leases.owner
+        return is_ours and entry is not None and entry.is_unanswered
+
     async def _process(self, progress: RowProgress) -> None:
         row = progress.row
-        if row.number in self._taken:
-            raise self._taken[row.number]
+        if row.number in self.taken:
+            raise self.taken[row.number]
         if row.request is None:
             await self._let_other_run_land(row, progress.task_id, None)
             async with self._slots:
@@ -277,7 +295,7 @@ class Batch:
             replaces=self._ledger.task_ids(row.key),
             row_key=row.key,
             row_digest=entry.digest,
-            provenance=self._place_of(row).including(provenance_of(row, entry, self._references)),
+            provenance=self._place_of(row).including(provenance_of(row, entry, self.references)),
             just_submitted=row.key in self.submitter.submitted,
         )
         await self._note_end(entry, progress)

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.batches.manifest.chains import parents_first
 from nanobanana_blocks.batches.referencing import add_landed
 from nanobanana_blocks.batches.report import RowOutcome
-from nanobanana_blocks.errors import NanoBananaError, RowBlocked
+from nanobanana_blocks.errors import CreditLimitReached, NanoBananaError, RowBlocked
+from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.references import References
+
+
+def blocked_from_start(rows: Sequence[Row], hopeless: Collection[int]) -> dict[int, int]:
+    """The rows that build on ones that will not land: each with the row where that begins.
+
+    Args:
+        rows: All rows of the run.
+        hopeless: The numbers of those that will not land.
+    """
+    if not hopeless:
+        return {}
+    begins = {number: number for number in hopeless}
+    for row in parents_first(rows)[0]:
+        for parent in row.builds_on:
+            if parent in begins:
+                begins.setdefault(row.number, begins[parent])
+    return {number: by for number, by in begins.items() if number != by}
 
 
 class Chains:
@@ -45,6 +64,7 @@ class Chains:
 
         Raises:
             RowBlocked: One has not landed; it names the row where that began.
+            CreditLimitReached: One was held back.
             UnusableReference: One is no image that the service takes.
             NanoBananaError: What has ended the whole run.
         """
@@ -70,6 +90,8 @@ class Chains:
     def _require_landed(self, outcome: RowOutcome) -> None:
         if outcome.in_storage:
             return
+        if outcome.status is LandingStatus.HELD_BACK and outcome.error:
+            raise CreditLimitReached(outcome.error.message)
         if outcome.blocked_by is not None and outcome.error:
             raise RowBlocked(outcome.error.message, by=outcome.blocked_by)
         label = outcome.label if outcome.name else f"row {outcome.row}"

@@ -70,9 +70,9 @@ class Ledger:
         owner: str | None = None,
         *,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        is_written: bool = True,
     ) -> None:
-        self._folder = folder
-        self._owner = owner
+        self._folder, self._owner, self._is_written = folder, owner, is_written
         self._first_pause = first_pause_seconds
         self.rows_not_in_manifest = 0
         self._attempts: dict[str, dict[int, SubmissionAttempt]] = {}
@@ -204,7 +204,8 @@ class Ledger:
             }
         )
         try:
-            await self._create(entry)
+            if self._is_written:
+                await self._create(entry)
         except NanoBananaError as error:
             _logger.warning("Could not write %s; continuing: %s", entry.file_name, error)
         self._keep(entry)
@@ -249,8 +250,7 @@ class Ledger:
         if error is None and entry.failure:
             await self._update(entry, state=AttemptState.SUBMITTED, failure=None, error=None)
         elif error and failure:
-            # A task that is not known may be known to another key; a failure that only a code of
-            # the envelope tells may be none. Later runs ask again about both.
+            # Later runs ask again about what another key may know, or what only a code has told.
             is_certain = isinstance(error, GenerationFailed) and not error.by_code
             state = AttemptState.FAILED if is_certain else AttemptState.SUBMITTED
             await self._update(entry, state=state, failure=failure, error=ErrorSummary.of(error))
@@ -384,7 +384,7 @@ async def open_ledger(
 
     Args:
         images: Where the images go.
-        check: Whether to make sure that entries can be written, and find out whether exclusively.
+        check: Whether to make sure that entries can be written; if not, none is made by `adopt`.
         owner: The name of the lease of the run that will make attempts.
 
     Raises:
@@ -394,7 +394,7 @@ async def open_ledger(
         if check:
             await folder.check_writable()
             await folder.check_exclusive()
-        ledger = Ledger(folder, owner)
+        ledger = Ledger(folder, owner, is_written=check)
         if check:
             await ledger.mark()
         yield ledger

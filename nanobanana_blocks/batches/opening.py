@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-
-import anyio
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from nanobanana_blocks.api.client import NanoBananaClient
-from nanobanana_blocks.api.prices import total
+from nanobanana_blocks.api.prices import Credits
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
 from nanobanana_blocks.batches.batch import Batch
@@ -34,14 +32,7 @@ from nanobanana_blocks.batches.submitter import (
     Submitter,
 )
 from nanobanana_blocks.batches.waits import Log, Waits
-from nanobanana_blocks.errors import (
-    APIError,
-    NanoBananaError,
-    NetworkError,
-    OutOfCredits,
-    ProtocolError,
-    Unauthorized,
-)
+from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.landing.generation_times import SummaryStore, remembering
 from nanobanana_blocks.landing.lander import open_lander
 from nanobanana_blocks.landing.provenance import Provenance
@@ -104,10 +95,13 @@ async def open_batch(
     callback_url: CallbackURL | None = None,
     keep_prompts: bool = False,
     is_part: bool = False,
+    max_credits: Credits | None = None,
+    credits_share: Credits | None = None,
     finder: SourceFinder | None = None,
     public: PublicPlace | None = None,
     facts: Provenance | None = None,
     account_memory: SummaryStore | None = None,
+    read_only: bool = False,
     on_outcome: Callable[[RowOutcome], None] | None = None,
     log: Log,
 ) -> AsyncIterator[Batch]:
@@ -127,38 +121,50 @@ async def open_batch(
         callback_url: Makes callback addresses; None where callbacks are not received.
         keep_prompts: Whether receipts hold the prompts.
         is_part: Whether other runs do other rows of the same manifest.
+        max_credits: What the rows that are submitted may cost together, by estimate.
+        credits_share: How much of that this run may spend, where others spend the rest.
         finder: Finds the files that rows work from; without it, relative paths begin here.
         public: Where copies of such files go for the service to fetch; else they are signed.
         facts: What is known of the making of all images, such as the manifest, for their receipts.
         account_memory: Keeps what all runs of the account have learned of generation times.
+        read_only: Whether nothing is written, for a plan: the rows cannot be processed then.
         on_outcome: Told what became of each row, as soon as it is known.
         log: Gets what is about to be done, and what has changed since earlier runs.
 
     Raises:
         InvalidManifest: The service would not get the images that rows to be submitted work from.
+        InvalidInput: `max_credits` is too low for any row.
         NanoBananaError: The place cannot be used, or names are taken there; nothing was begun.
     """
-    async with (
-        await images.open() as place,
-        open_leases(images) as leases,
-        open_ledger(images, owner=leases.owner) as ledger,
-        open_claims(images, leases, exclusive=ledger.is_exclusive) as claims,
-        open_lander(
-            (),
-            client,
-            place,
-            timeout=timeout,
-            poll=poll,
-            keep_prompts=keep_prompts,
-            expecting=len(rows),
-            facts=facts,
-        ) as landing,
-        remembering(images, client, poll, account=account_memory),
-        AsyncExitStack() as stack,
-    ):
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        place = await enter(await images.open())
+        leases = None if read_only else await enter(open_leases(images))
+        owner = leases.owner if leases else None
+        ledger = await enter(open_ledger(images, check=not read_only, owner=owner))
+        claims = (
+            await enter(open_claims(images, leases, exclusive=ledger.is_exclusive))
+            if leases
+            else None
+        )
+        landing = await enter(
+            open_lander(
+                (),
+                client,
+                place,
+                timeout=timeout,
+                poll=poll,
+                keep_prompts=keep_prompts,
+                expecting=len(rows),
+                facts=facts,
+                check=not read_only,
+            )
+        )
+        if not read_only:
+            await enter(remembering(images, client, poll, account=account_memory))
         references, unsettled = None, frozenset[int]()
         if has_images(rows):
-            references = await stack.enter_async_context(
+            references = await enter(
                 open_references(
                     finder or SourceFinder(StorageLocation("."), images),
                     images,
@@ -193,8 +199,13 @@ async def open_batch(
             claims=claims,
             references=references,
         )
-        await refuse_unusable_images(batch, references)
+        await refuse_unusable_images(batch, references, copying=not read_only)
         await batch.refuse_taken_names()
+        if max_credits is not None:
+            batch.limit_credits(max_credits, credits_share)
+        if read_only:
+            yield batch
+            return
         if references:
             await references.remember()
         _log_plan(batch, ledger, log, is_part=is_part, references=references)
@@ -253,76 +264,3 @@ async def summarise_ledger(batch: Batch, log: Log) -> None:
         await batch.submitter.ledger.summarise()
     except NanoBananaError as error:
         log.warning("Could not write the ledger's summary; continuing: %s", error)
-
-
-async def require_credits(batch: Batch, log: Log) -> None:
-    """Make sure that the account has about what the rows to submit will cost, where it can be told.
-
-    Raises:
-        OutOfCredits: It has not.
-        APIError: The key is refused, or what answers is not the API, or nothing answers. A
-            question that the API does not answer stops nothing.
-    """
-    needed = total(row.credits for row in batch.rows_to_submit)
-    if not needed:
-        return
-    try:
-        batch.credits_before = await _ask_credits(batch.submitter)
-    except Unauthorized:
-        raise
-    except APIError as error:
-        is_in_doubt = isinstance(error, (ProtocolError, NetworkError))
-        if is_in_doubt and not await _is_the_api(batch.submitter.client):
-            raise
-        log.warning(
-            "Could not ask for the account's credits; continuing without knowing them: %s", error
-        )
-        return
-    if batch.credits_before < needed:
-        raise OutOfCredits(
-            f"the account has {batch.credits_before:,} credits; {len(batch.rows_to_submit):,} rows "
-            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
-            "false to submit as many as the credits last for."
-        )
-
-
-async def require_answer(batch: Batch) -> None:
-    """Make sure that the API answers and takes the key, before a row is submitted.
-
-    Raises:
-        APIError: The key is refused, or nothing answers.
-    """
-    if batch.rows_to_submit:
-        try:
-            await _ask_credits(batch.submitter)
-        except (NetworkError, Unauthorized):
-            raise
-        except APIError:  # it answers; what it says of the submit counts
-            return
-
-
-async def _is_the_api(client: NanoBananaClient) -> bool:
-    """Whether record-info is answered as documented; about which task does not matter."""
-    try:
-        await client.get_task_details("nanobanana-blocks-check")
-    except (ProtocolError, NetworkError):
-        return False
-    except APIError:
-        return True
-    return True
-
-
-async def _ask_credits(submitter: Submitter) -> int | float:
-    """Ask for the account's credits, again for a while where no answer comes."""
-    with suppress(NetworkError):
-        return await submitter.client.get_credits()
-    patience = submitter.patience
-    with (
-        submitter.waits.waiting("the API, which does not answer", patience.unreachable),
-        anyio.move_on_after(patience.unreachable),
-    ):
-        while True:
-            await anyio.sleep(patience.poll)
-            with suppress(NetworkError):
-                return await submitter.client.get_credits()
-    return await submitter.client.get_credits()

@@ -18,6 +18,7 @@ class RowProgress:
         self.landed: LandingOutcome | None = None
         self.error: ErrorSummary | None = None
         self.blocked_by: int | None = None
+        self.is_held_back = False
         self.is_alternative = False
         self._changed = changed
 
@@ -25,8 +26,10 @@ class RowProgress:
         """Forget how the row's own prompt ended."""
         self.task_id, self.landed, self.error = "", None, None
 
-    def outcome(self, *, submits: int) -> RowOutcome:
+    def outcome(self, *, submits: int, unconfirmed: bool) -> RowOutcome:
         status = LandingStatus.FAILED if self.blocked_by is None else LandingStatus.BLOCKED
+        if self.is_held_back:
+            status = LandingStatus.HELD_BACK
         landed = self.landed or LandingOutcome(
             task_id=self.task_id, status=status, error=self.error
         )
@@ -37,6 +40,7 @@ class RowProgress:
             alternative_prompt=self.is_alternative,
             changed=self._changed and not submits,
             blocked_by=self.blocked_by,
+            unconfirmed=unconfirmed,
         )
 
 

@@ -63,10 +63,13 @@ def _with_known_digest(row: Row, ledger: Ledger) -> Row:
     return replace(row, digest=entry.digest) if entry else row
 
 
-async def refuse_unusable_images(batch: Batch, references: References | None) -> None:
+async def refuse_unusable_images(
+    batch: Batch, references: References | None, *, copying: bool = True
+) -> None:
     """Begin no batch that would pay for rows whose images the service would not get.
 
-    Rows that were paid for already are left alone, whatever they ask for.
+    Rows that were paid for already are left alone, whatever they ask for. Without `copying`, no
+    public copy is made to be asked for.
 
     Raises:
         InvalidManifest: Such rows, each with the image and the reason.
@@ -74,7 +77,8 @@ async def refuse_unusable_images(batch: Batch, references: References | None) ->
     due = [row for row in batch.rows_to_submit if row.images]
     if not due or references is None:
         return
-    wrong = await references.problems(image for row in due for image in row.images)
+    images = [image for row in due for image in row.images]
+    wrong = await references.problems(images, copying=copying)
     if any(row.builds_on for row in due) and (why := await references.why_not_landed_ones()):
         wrong |= {image: why for row in due for image in row.images if image.startswith(ROW)}
     problems = [

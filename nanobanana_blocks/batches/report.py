@@ -8,7 +8,12 @@ from datetime import datetime
 from pydantic import TypeAdapter, computed_field
 
 from nanobanana_blocks.api.prices import total
-from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, Outcomes
+from nanobanana_blocks.landing.report import (
+    LandingOutcome,
+    LandingReport,
+    LandingStatus,
+    Outcomes,
+)
 from nanobanana_blocks.storage.names import safe_name
 
 REPORT_SUFFIX = ".report.json"
@@ -22,7 +27,7 @@ class RowOutcome(LandingOutcome):
     submits where its alternative prompt was submitted as well. `alternative_prompt` tells that the
     task is that prompt's; `changed`, that the row's content is not that of its submit any more.
     `blocked_by` is the row that it waits for in vain: where its status is `blocked`, nothing was
-    submitted for it.
+    submitted for it. `unconfirmed` tells that this run has sent a submit for it and got no answer.
     """
 
     row: int
@@ -33,6 +38,7 @@ class RowOutcome(LandingOutcome):
     changed: bool = False
     alternative_prompt: bool = False
     blocked_by: int | None = None
+    unconfirmed: bool = False
 
     def describe(self) -> str:
         how = ", by its alternative prompt" if self.alternative_prompt and self.in_storage else ""
@@ -49,8 +55,9 @@ _ROW = TypeAdapter(RowOutcome)
 class BatchReport(LandingReport):
     """What became of the rows of a batch, in the order of its manifest; kept beside the images.
 
-    Times are UTC. `credits_estimated` is for what this run submitted; `credits_before` is what the
-    account had, where the API told. While `finished_at` is None, rows without an outcome are still
+    Times are UTC. `credits_estimated` is for what this run submitted; `credits_before` and
+    `credits_after` are what the account had, where the API told. `max_credits` is the limit that
+    the run was given. While `finished_at` is None, rows without an outcome are still
     to come: `rows` counts them all.
     """
 
@@ -61,6 +68,8 @@ class BatchReport(LandingReport):
     updated_at: datetime
     finished_at: datetime | None = None
     credits_before: int | float | None = None
+    credits_after: int | float | None = None
+    max_credits: int | float | None = None
 
     def to_json(self) -> bytes:
         """The report as its file holds it, with a line for each row; values by default left out.
@@ -92,12 +101,36 @@ class BatchReport(LandingReport):
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
+    def credits_measured(self) -> int | float | None:
+        """By what the balance fell during this run, where it is known; all users of it count."""
+        if self.credits_before is None or self.credits_after is None:
+            return None
+        return total([self.credits_before, -self.credits_after])
+
+    @property
+    def unconfirmed(self) -> list[RowOutcome]:
+        """The rows whose submits of this run were not answered."""
+        return [outcome for outcome in self.outcomes if outcome.unconfirmed]
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
+    @property
     def failures(self) -> dict[str, int]:
-        """How many rows did not land, by the class of their error; blocked ones are not failed."""
+        """How many rows did not land, by the class of their error.
+
+        Those that are blocked or held back have not failed.
+        """
         found = Counter(
-            o.error.class_name for o in self.not_landed if o.error and o.blocked_by is None
+            outcome.error.class_name
+            for outcome in self.not_landed
+            if outcome.error
+            and outcome.status not in (LandingStatus.BLOCKED, LandingStatus.HELD_BACK)
         )
         return dict(found.most_common())
+
+    @property
+    def held_back(self) -> list[RowOutcome]:
+        """The rows for which `max_credits` had nothing left."""
+        return [o for o in self.outcomes if o.status is LandingStatus.HELD_BACK]
 
     @property
     def blocked(self) -> dict[int, list[int]]:

@@ -18,6 +18,7 @@ from typing import NoReturn
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.submitting import SubmitInTurn
 from nanobanana_blocks.batches.attempts import AttemptState, Failure, SubmissionAttempt
+from nanobanana_blocks.batches.credit_limit import CreditLimit
 from nanobanana_blocks.batches.leases import Leases, Liveness
 from nanobanana_blocks.batches.ledger import Ledger
 from nanobanana_blocks.batches.manifest import Row
@@ -116,6 +117,7 @@ class Submitter:
         references: Makes the files that rows work from reachable; without it, none can be sent.
 
     Attributes:
+        limit: Which rows it may submit, where the user has set a limit.
         timeout: As given, and so are `leases`, `patience` and `waits`.
         policy: What it submits.
         submitted: How often it has submitted rows, by key.
@@ -142,6 +144,7 @@ class Submitter:
         self.waits = waits or Waits()
         self.policy = SubmitPolicy(frozenset(retry), on_content_policy)
         self.submitted: Counter[str] = Counter()
+        self.limit: CreditLimit | None = None
         self._ended: set[str] = set()
         self.timeout = timeout
         self._callback_url = callback_url
@@ -174,7 +177,9 @@ class Submitter:
         """
         self._ended.add(row.key)
         due = self.next_submit(row)
-        return entry.alternative is None and due is not None and due.is_alternative
+        if entry.alternative is not None or due is None or not due.is_alternative:
+            return False
+        return self.limit is None or self.limit.take_more(row)
 
     def reveal(self, job_key: str, task_id: str) -> None:
         """Take note that a callback has told the task of the attempt with that job key."""
@@ -239,6 +244,7 @@ class Submitter:
         Raises:
             APIError: The service has not taken it, or takes no more; `is_fatal` tells that it is
                 about the key.
+            CreditLimitReached: There is a limit, and it has nothing left for the row.
             DestinationError: The ledger is gone, or cannot be written to; nothing was submitted.
             StorageError: The ledger cannot be written; nothing was submitted.
             UnusableReference: The service would not get an image to work from; nothing was
@@ -249,6 +255,8 @@ class Submitter:
             return entry
         if due is None:
             raise AssertionError(row.number)
+        if self.limit:
+            self.limit.require(row)
         give_up_at = None
         self._refuse_if_no_more()
         if self._references:

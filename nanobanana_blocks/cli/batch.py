@@ -10,15 +10,22 @@ import typer
 from pydantic import ValidationError
 
 from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.balance import (
+    held_back_in_words,
+    note_balance_after,
+    note_balance_before,
+    spending_in_words,
+)
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import (
     finder_near,
     open_batch,
     read_manifest_near,
-    require_credits,
     summarise_ledger,
 )
+from nanobanana_blocks.batches.plan import BatchPlan
+from nanobanana_blocks.batches.planning import plan_batch
 from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.report import BatchReport, report_name
 from nanobanana_blocks.batches.reporting import keeping_report
@@ -34,6 +41,7 @@ from nanobanana_blocks.cli.options import (
     find_place,
     find_public_place,
     find_saved_store,
+    finite,
     make_client,
 )
 from nanobanana_blocks.cli.output import (
@@ -49,6 +57,7 @@ from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
 from nanobanana_blocks.garbage import short_collections
 from nanobanana_blocks.landing import Provenance
+from nanobanana_blocks.landing.generation_times import learned_so_far
 from nanobanana_blocks.storage import dates
 from nanobanana_blocks.storage.locations import Location
 
@@ -89,6 +98,21 @@ def batch(
             help="What an image costs you, such as generate-pro/2K=18; repeatable.",
         ),
     ] = None,
+    max_credits: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="The most credits, by estimate, that this run spends on submits.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would be done, how, and for how many credits; nothing is written.",
+        ),
+    ] = False,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="What {date} stands for; by default today (UTC)."),
@@ -111,7 +135,7 @@ def batch(
     poll = PollPolicy(requests_per_second=requests_per_second)
     day = (date or datetime.now(UTC)).date()
 
-    async def run() -> BatchReport:
+    async def run() -> BatchReport | BatchPlan:
         place = await find_place(to, storage_option, day)
         url = dates.for_date(manifest, day)
         found = await read_manifest_near(url, place.location, _defaults(defaults or []))
@@ -130,6 +154,7 @@ def batch(
                 timeout=timeout,
                 in_flight=in_flight,
                 poll=poll,
+                max_credits=max_credits,
                 retry=retry or (),
                 on_content_policy=on_content_policy,
                 keep_prompts=place.keep_prompts,
@@ -138,17 +163,23 @@ def batch(
                 facts=Provenance(
                     manifest=Location.parse(url).redacted, manifest_digest=found.digest
                 ),
+                read_only=dry_run,
                 on_outcome=progress.settle,
                 log=log,
             ) as opened,
         ):
+            if dry_run:
+                learned = await learned_so_far(place.location)
+                return await plan_batch(
+                    opened, learned, in_flight=in_flight, poll=poll, check_credits=check_credits
+                )
             progress.waits = opened.submitter.waits.describe
-            if check_credits:
-                await require_credits(opened, log)
+            await note_balance_before(opened, log, check=check_credits)
             try:
                 with progress.shown():
                     async with keeping_report(opened):
                         await opened.process_each(opened.rows)
+                        await note_balance_after(opened)
             finally:
                 await summarise_ledger(opened, log)
             report = opened.report(finished=True)
@@ -158,10 +189,20 @@ def batch(
 
     with ending_well(as_json=as_json):
         report = asyncio.run(run())
+        if isinstance(report, BatchPlan):
+            if as_json:
+                print_json(report.model_dump(mode="json"))
+            else:
+                typer.echo("\n".join([*report.in_lines(), *report.rows_in_lines()]))
+            return
         if as_json:
             print_json(report.model_dump(mode="json"))
         else:
             typer.echo(f"{report.describe()}, in {report.destination}")
+        if spent := spending_in_words(report):
+            print_message(spent)
+        if held_back := held_back_in_words(report):
+            print_message(held_back)
         path = Location.child(report.destination, report_name(report.manifest))
         print_message(f"What became of each row: {path}")
         if not report.complete:

@@ -15,11 +15,12 @@ import typer
 
 from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.requests import Endpoint
+from nanobanana_blocks.batches.balance import require_answer
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.ledger import AttemptState, SubmissionAttempt
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row, parse_manifest
 from nanobanana_blocks.batches.manifest.fields import NAMES
-from nanobanana_blocks.batches.opening import open_batch, require_answer
+from nanobanana_blocks.batches.opening import open_batch
 from nanobanana_blocks.batches.report import RowOutcome
 from nanobanana_blocks.batches.submitter import RETRY_UNCONFIRMED, UNANSWERED
 from nanobanana_blocks.cli.options import (

@@ -76,9 +76,9 @@ ReferencesUrl = Annotated[
 ]
 
 
-def _finite(number: float) -> float:
-    """Bounds let NaN pass, which compares with nothing."""
-    if not math.isfinite(number):
+def finite(number: float | None) -> float | None:
+    """Refuse NaN, which compares with nothing and which bounds let pass."""
+    if number is not None and not math.isfinite(number):
         raise typer.BadParameter("must be a finite number")
     return number
 
@@ -86,7 +86,7 @@ def _finite(number: float) -> float:
 RequestsPerSecond = Annotated[
     float,
     typer.Option(
-        min=0.01, max=1000, callback=_finite, help="Requests to the API per second at most."
+        min=0.01, max=1000, callback=finite, help="Requests to the API per second at most."
     ),
 ]
 

@@ -13,18 +13,21 @@ from pydantic import Field
 
 from nanobanana_blocks.api.prices import OwnPrices
 from nanobanana_blocks.api.schedule import PollPolicy
+from nanobanana_blocks.batches.balance import note_balance_before, spending_in_words
 from nanobanana_blocks.batches.ledger import Failure
 from nanobanana_blocks.batches.manifest import RowDefaults
-from nanobanana_blocks.batches.opening import require_credits
+from nanobanana_blocks.batches.plan import BatchPlan
 from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
 from nanobanana_blocks.orchestration.observability.artifacts import publish_batch_report
+from nanobanana_blocks.orchestration.observability.plan_artifacts import publish_plan
 from nanobanana_blocks.orchestration.runs.batch_runs import (
     BatchJob,
     Shard,
     opening_batch,
+    plan_of,
     process_here,
 )
 from nanobanana_blocks.orchestration.runs.scheduled_day import scheduled_day
@@ -68,7 +71,9 @@ async def run_batch(
     references: str | None = None,
     prices: OwnPrices | None = None,
     on_content_policy: OnContentPolicy = OnContentPolicy.SKIP,
-) -> BatchReport:
+    max_credits: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None,
+    dry_run: bool = False,
+) -> BatchReport | BatchPlan:
     """Submit the rows of a manifest, each once, and land their images as soon as they are ready.
 
     The whole manifest is checked before anything is spent. What was submitted is noted beside the
@@ -99,9 +104,14 @@ async def run_batch(
             such as {"generate": 4, "generate-pro/2K": 18}.
         on_content_policy: Whether rows whose content is refused are submitted once more, and paid
             for, with their promptOnContentPolicy.
+        max_credits: The most credits, by estimate, that this run spends on submits; it lands what
+            it has submitted, and the next run goes on.
+        dry_run: Only say what would be done, how, and for how many credits; nothing is submitted
+            or written.
 
     Returns:
-        What became of each row, in the order of the manifest; also kept beside the images.
+        What became of each row, in the order of the manifest; also kept beside the images. Of a dry
+        run, the plan.
 
     Raises:
         InvalidManifest: The manifest is invalid; every problem is named.
@@ -122,17 +132,24 @@ async def run_batch(
         references=references,
         prices=prices or {},
         on_content_policy=on_content_policy,
+        max_credits=max_credits,
     )
     log = get_run_logger()
+    if dry_run:
+        plan = await plan_of(job, shards, check_credits=check_credits)
+        log.info("%s", "\n".join(plan.in_lines()))
+        await publish_plan(plan)
+        return plan
     async with opening_batch(job) as batch:
-        if check_credits:
-            await require_credits(batch, log)
+        await note_balance_before(batch, log, check=check_credits)
         if shards > 1:
             report = await run_shards(batch, job, shards, shard_deployment)
         else:
             await process_here(batch, job)
             report = batch.report(finished=True)
         log.info("%s, in %s", report.describe(), report.destination)
+        if spent := spending_in_words(report):
+            log.info("%s", spent)
         page = await make_gallery_of_batch(report, batch.landing, log) if gallery else None
         await publish_batch_report(report, batch.landing, page)
     if not allow_partial:

@@ -84,6 +84,26 @@ async def remembering(
         await memory.write()
 
 
+async def learned_so_far(
+    images: StorageLocation, account: SummaryStore | None = None
+) -> LearnedSummary:
+    """What earlier runs have learned, by the store that knows most; nothing is written.
+
+    Args:
+        images: Where the images of a run go.
+        account: As `remembering` has it.
+    """
+    stores: list[SummaryStore] = [_Beside(images.child(FOLDER))]
+    stores += [account] if account else []
+    found = [LearnedSummary()]
+    for store in stores:
+        try:
+            found.append(await store.read())
+        except (NanoBananaError, TimeoutError) as error:
+            _logger.info("Could not read %s; continuing: %s", store, _reason(error))
+    return max(found, key=lambda known: known.pool.polls)
+
+
 class _Memory:
     def __init__(self, stores: Sequence[SummaryStore], planner: PollPlanner) -> None:
         self._stores = stores

@@ -341,6 +341,7 @@ async def open_lander(
     expecting: int = 0,
     facts: Provenance | None = None,
     downloader: ImageDownloader | None = None,
+    check: bool = True,
 ) -> AsyncIterator[Lander]:
     """Check everything that can be checked before any waiting, and give the run's `Lander`.
 
@@ -356,6 +357,7 @@ async def open_lander(
         expecting: How many tasks will be landed beside these, which are not known yet.
         facts: What is known of the making of all images, for their receipts.
         downloader: Fetches the images, and is closed at the end.
+        check: Whether to make sure that the destination can be written to, by doing so.
 
     Raises:
         InvalidInput: A task id or `timeout` is invalid.
@@ -363,7 +365,8 @@ async def open_lander(
     """
     checked = check_task_ids(task_ids) if task_ids or not expecting else []
     check_timeout(timeout)
-    await destination.check_writable()
+    if check:
+        await destination.check_writable()
     rules = EgressRules.for_api(client.base_url)
     async with downloader or ImageDownloader(rules) as images:
         landing = Lander(

@@ -18,14 +18,15 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.landing.receipt import LandedImage
 
-Outcome_co = TypeVar("Outcome_co", bound="LandingOutcome", covariant=True)
+Outcome_co = TypeVar("Outcome_co", bound=BaseModel, covariant=True)
 Report = TypeVar("Report", bound="LandingReport")
 
 
 class LandingStatus(StrEnum):
     """How landing one generation task ended.
 
-    A row of a batch can be blocked: it builds on another that did not land, so it has no task.
+    Of a batch, a row can be blocked: it builds on another that did not land; or held back: the
+    run's `max_credits` was used up before it. Neither has a task.
     """
 
     LANDED = "landed"
@@ -33,6 +34,7 @@ class LandingStatus(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     BLOCKED = "blocked"
+    HELD_BACK = "held_back"
 
 
 class ErrorSummary(BaseModel):
@@ -159,13 +161,14 @@ class LandingReport(BaseModel):
     @computed_field  # type: ignore[prop-decorator]  # pydantic documents this order of decorators
     @property
     def counts(self) -> dict[str, int]:
-        """How many outcomes have each status; `blocked` is there where there are some."""
-        found = Counter(outcome.status.value for outcome in self.outcomes)
-        always = (status for status in LandingStatus if status is not LandingStatus.BLOCKED)
-        blocked = found[LandingStatus.BLOCKED.value]
-        return {status.value: found[status.value] for status in always} | (
-            {LandingStatus.BLOCKED.value: blocked} if blocked else {}
-        )
+        """How many outcomes have each status; what only rows have, where there are some."""
+        found = Counter(outcome.status for outcome in self.outcomes)
+        of_batches = (LandingStatus.BLOCKED, LandingStatus.HELD_BACK)
+        return {
+            status.value: found[status]
+            for status in LandingStatus
+            if found[status] or status not in of_batches
+        }
 
     @property
     def not_landed(self) -> Sequence[LandingOutcome]:

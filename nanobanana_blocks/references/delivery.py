@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from nanobanana_blocks.references.inspection import (
     require_size,
 )
 from nanobanana_blocks.references.known import Known, recall, remember
-from nanobanana_blocks.references.sources import SourceFile, SourceFinder, is_file
+from nanobanana_blocks.references.sources import ROW, SourceFile, SourceFinder, is_file
 from nanobanana_blocks.references.storages import Storages, open_storages
 from nanobanana_blocks.references.urls import UrlChecks
 from nanobanana_blocks.storage.destination import StorageLocation
@@ -167,11 +168,12 @@ class References:
         found = {text: self.examined[text] for text in texts if text in self.examined}
         return {text: each.picture.sha256 for text, each in found.items() if each.picture}
 
-    async def problems(self, texts: Iterable[str]) -> dict[str, str]:
+    async def problems(self, texts: Iterable[str], *, copying: bool = True) -> dict[str, str]:
         """Why the service would not get what texts name, found out before anything is spent.
 
         URLs are asked for as a stranger would. Of the files on each storage, one is made reachable
-        and asked for: what is wrong with keys, rights and addresses is wrong with all.
+        and asked for: what is wrong with keys, rights and addresses is wrong with all. Where files
+        are copied, that is left out unless `copying`.
         """
         unique = list(dict.fromkeys(texts))
         problems = {text: self._problem(text) for text in unique}
@@ -180,7 +182,7 @@ class References:
         problems.update(zip(urls, found, strict=True))
         by_storage: dict[str, list[str]] = {}
         for text in unique:
-            if is_file(text) and not problems[text]:
+            if is_file(text) and not problems[text] and (copying or not self.copies):
                 by_storage.setdefault(self._storage_of(text), []).append(text)
         for alike in by_storage.values():
             try:
@@ -301,6 +303,16 @@ class References:
         if self.copies:
             return self.copies.place.url_of(picture.file_name)
         return await self._signed(file)
+
+    def ways(self, texts: Iterable[str]) -> dict[str, int]:
+        """How many images the service gets how: `url`, `signed_url`, `public_copy` or `row`."""
+        filed = "public_copy" if self.copies else "signed_url"
+        return dict(
+            Counter(
+                "url" if is_url(text) else "row" if text.startswith(ROW) else filed
+                for text in dict.fromkeys(texts)
+            )
+        )
 
     def describe(self, texts: Iterable[str]) -> str:
         """How the service gets the images that texts name, in words for a plan."""

@@ -26,9 +26,10 @@ LEDGER = "batches/ledger.py"
 SUBMITTING = "api/submitting.py"
 LEASES = "batches/leases.py"
 CLAIMS = "batches/claims.py"
-BATCH = "batches/batch.py"
+TAKEN_NAMES = "batches/taken_names.py"
 ATTEMPTS = "batches/attempts.py"
 POLICIES = "batches/policies.py"
+CREDIT_LIMIT = "batches/credit_limit.py"
 
 MUTANTS = [
     Mutant(
@@ -275,14 +276,14 @@ MUTANTS = [
     ),
     Mutant(
         "a row whose receipt is there is not recognised, and is submitted again",
-        BATCH,
+        TAKEN_NAMES,
         "if receipt and row.request and receipt.row_key == row.key:",
         "if False:",
         "test_batch.py::test_a_receipt_that_names_the_row_is_adopted",
     ),
     Mutant(
         "another row's receipt is adopted",
-        BATCH,
+        TAKEN_NAMES,
         "if receipt and row.request and receipt.row_key == row.key:",
         "if receipt and row.request:",
         "test_batch.py::test_a_taken_name_is_told_before_anything_is_spent",
@@ -328,5 +329,42 @@ MUTANTS = [
         "return entry.alternative is None and due is not None and due.is_alternative",
         "return due is not None",
         "test_policies.py::test_a_changed_row_whose_old_task_fails_waits_for_the_next_run",
+    ),
+    Mutant(
+        "rows beyond max_credits are submitted",
+        SUBMITTER,
+        "            self.limit.require(row)\n",
+        "            pass\n",
+        "test_credit_limit.py::TestBatches::test_rows_beyond_it_are_held_back",
+    ),
+    Mutant(
+        "the row that passes max_credits is submitted as well",
+        CREDIT_LIMIT,
+        "            if spent > limit:\n                return list(chosen.values())\n"
+        "            chosen[needed.number] = needed\n",
+        "            chosen[needed.number] = needed\n            if spent > limit:\n"
+        "                return list(chosen.values())\n",
+        "test_credit_limit.py::TestBatches::test_rows_beyond_it_are_held_back",
+    ),
+    Mutant(
+        "alternative prompts pass max_credits",
+        SUBMITTER,
+        "return self.limit is None or self.limit.take_more(row)",
+        "return True",
+        "test_credit_limit.py::TestBatches::test_alternative_prompts_count",
+    ),
+    Mutant(
+        "a part of a batch may spend all that the whole batch may",
+        CREDIT_LIMIT,
+        "self.chosen = rows_within(due, share)",
+        "self.chosen = rows_within(due, limit)",
+        "test_credit_limit.py::TestBatches::test_below_the_first_row",
+    ),
+    Mutant(
+        "a dry run writes to the ledger what receipts tell",
+        LEDGER,
+        "if self._is_written:",
+        "if True:",
+        "test_planning.py::test_a_receipt_that_names_its_row_is_known",
     ),
 ]

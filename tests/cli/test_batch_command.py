@@ -119,6 +119,33 @@ def test_prices_of_the_users(nanobanana: Command, sandbox: Sandbox) -> None:
     assert result.json["credits_estimated"] == 3
 
 
+def test_a_dry_run(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: the plan is the result, in words or as JSON; nothing is spent or written."""
+    result = nanobanana("batch", "rows.csv", "--to", "./images", "--dry-run")
+    assert result.code == 0
+    assert result.stdout.splitlines()[0] == "2 rows: 2 to submit, for about 8 credits."
+    assert "row 2 (cat): submit, for about 4 credits" in result.stdout
+    as_json = nanobanana("batch", "rows.csv", "--to", "./images", "--dry-run", "--json").json
+    assert (as_json["credits_estimated"], as_json["credits_available"]) == (8, 10_000)
+    assert [row["action"] for row in as_json["planned"]] == ["submit", "submit"]
+    assert (submits(sandbox), (tmp_path / "images").exists()) == (0, False)
+    assert set(sandbox.stats().requests) == {"credit"}
+
+
+def test_max_credits(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: what fits lands, and it says what was held back and how to go on."""
+    low = nanobanana("batch", "rows.csv", "--to", "./images", "--max-credits", "3")
+    assert (low.code, submits(sandbox)) == (1, 0)
+    assert "max_credits is 3, and row 2" in low.stderr
+    assert nanobanana("batch", "rows.csv", "--to", "./images", "--max-credits", "nan").code == 2
+    partly = nanobanana("batch", "rows.csv", "--to", "./images", "--max-credits", "4")
+    assert (partly.code, partly.stdout.split(", in")[0]) == (3, "1 landed, 1 held back")
+    assert "1 row was held back by max_credits (4)" in partly.stderr
+    assert "The balance went from 10,000 to 9,996, by 4" in partly.stderr
+    again = nanobanana("batch", "rows.csv", "--to", "./images", "--max-credits", "4")
+    assert (again.code, submits(sandbox)) == (0, 2)
+
+
 def test_too_few_credits_begin_nothing(nanobanana: Command, sandbox: Sandbox) -> None:
     """Rule: nothing is submitted for half of a batch unless that is asked for."""
     sandbox.configure(credits=5)

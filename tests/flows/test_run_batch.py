@@ -49,13 +49,14 @@ from nanobanana_blocks.batches.ledger import (
     open_ledger,
 )
 from nanobanana_blocks.batches.manifest import InvalidManifest, Row, RowDefaults, parse_manifest
+from nanobanana_blocks.batches.plan import BatchPlan
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.batches.submitter import Patience
 from nanobanana_blocks.callbacks import ReceivedCallback, verify_callback_token
 from nanobanana_blocks.landing.receipt import Receipt
 from nanobanana_blocks.orchestration.account_budget import budget_name
 from nanobanana_blocks.orchestration.callback_events import event_of
-from nanobanana_blocks.orchestration.observability import artifacts, progress
+from nanobanana_blocks.orchestration.observability import artifacts, plan_artifacts, progress
 from nanobanana_blocks.orchestration.observability.wakeups import reveal_from_kept_events
 from nanobanana_blocks.orchestration.runs import child_runs
 from nanobanana_blocks.orchestration.runs import shards as sharding
@@ -331,6 +332,44 @@ class TestCredits:
         report = await run(manifest, tmp_path / "images", prices={"generate": 2.5})
         assert report.credits_estimated == 5
         assert {entry.credits for entry in (await entries(tmp_path / "images")).values()} == {2.5}
+
+    async def test_max_credits(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """What fits is submitted and lands, the rest is held back; the next run goes on."""
+        manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
+        with pytest.raises(errors.InvalidInput, match="max_credits is 3, and row 1"):
+            await run(manifest, images, max_credits=3)
+        assert sandbox.stats().submits == 0
+        with pytest.raises(errors.IncompleteLanding, match="2 landed, 1 held back") as caught:
+            await run(manifest, images, max_credits=11)
+        flow_run = await last_run()
+        assert caught.value.report.outcomes[2].error.class_name == "CreditLimitReached"
+        states = {name: run.state_name for name, run in (await task_runs_of(flow_run)).items()}
+        assert (states["row 2: b2"], states["row 3: b3"]) == ("Completed", "Held back")
+        summary = str((await artifact_of(flow_run, artifacts.SUMMARY_KEY)).data)
+        assert "**Held back:** 1 row was held back by max_credits (11)" in summary
+        assert "The balance went from 10,000 to 9,992, by 8" in summary
+        report = await run(manifest, images, max_credits=11)
+        assert (report.complete, sandbox.stats().submits) == (True, 3)
+
+    async def test_a_dry_run(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """It gives the plan, shows it as artifacts, and spends and writes nothing."""
+        manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
+        plan = await run(manifest, images, dry_run=True, shards=2)
+        assert isinstance(plan, BatchPlan)
+        assert (plan.counts["submit"], plan.credits_estimated) == (3, 12)
+        assert not images.exists()
+        assert set(sandbox.stats().requests) == {"credit"}
+        flow_run = await last_run()
+        assert flow_run.state_name == "Completed"
+        shown = str((await artifact_of(flow_run, plan_artifacts.PLAN_KEY)).data)
+        assert "nothing was spent or written" in shown
+        assert "3 rows: 3 to submit, for about 12 credits." in shown
+        table = await artifact_of(flow_run, plan_artifacts.PLANNED_ROWS_KEY)
+        rows: list[dict[str, Any]] = json.loads(str(table.data))
+        assert (rows[0]["action"], rows[0]["row"]) == ("submit", "1 b1")
+        bad = write(tmp_path / "bad.jsonl", {"prompt": ""}, {"prompt": "a", "numImages": 9})
+        with pytest.raises(InvalidManifest, match="2 problems"):
+            await run(bad, images, dry_run=True)
 
     async def test_a_credit_endpoint_that_fails(
         self, sandbox: Sandbox, tmp_path: Path, log: Lines
@@ -897,6 +936,25 @@ class TestShards:
         children = await children_of(parent)
         assert {child.name for child in children} == {"shard 1 of 2", "shard 2 of 2"}
         assert all(child.state and child.state.is_completed() for child in children)
+
+    @pytest.mark.usefixtures("no_limit_left", "worker")
+    @pytest.mark.slow
+    async def test_max_credits_holds_for_all_of_them_together(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The parent chooses the rows; of the parts, none spends more than its chosen rows cost."""
+        monkeypatch.setattr(sharding, "POLL_SECONDS", 0.3)
+        rows = prompts(7)
+        rows[0]["numImages"] = 2
+        manifest, images = write(tmp_path / "rows.jsonl", *rows), tmp_path / "images"
+        with anyio.fail_after(240):
+            for spent, landed in ((20, 4), (12, 7)):
+                report = await run(manifest, images, shards=3, max_credits=21, allow_partial=True)
+                assert [o.in_storage for o in report.outcomes] == [n < landed for n in range(7)]
+                assert report.credits_estimated == spent
+                assert len(report.held_back) == 7 - landed
+                assert report.credits_measured is not None
+        assert sandbox.stats().submits == 7
 
     @pytest.fixture
     async def without_worker(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nanobanana_blocks.batches.balance import held_back_in_words, spending_in_words
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
 
@@ -31,11 +32,10 @@ def describe_table(report: LandingReport) -> str:
 
 def summary_of(report: BatchReport, gallery: str | None = None) -> str:
     """A batch in a few lines of Markdown: what did not land and why, and what was spent."""
-    paragraphs = [
-        f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; "
-        f"{report.submitted:,} submitted by this run, for about {report.credits_estimated:,} "
-        "credits (estimated)."
-    ]
+    spent = spending_in_words(report) or "nothing submitted by this run."
+    paragraphs = [f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; {spent}"]
+    if held_back := held_back_in_words(report):
+        paragraphs.append(f"**Held back:** {held_back}")
     if report.failures:
         examples = {o.error.class_name: o for o in reversed(report.not_landed) if o.error}
         paragraphs += [

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nanobanana_blocks.api.prices import OwnPrices
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
+from nanobanana_blocks.batches.balance import note_balance_after
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults
 from nanobanana_blocks.batches.manifest.chains import chains
@@ -26,10 +27,13 @@ from nanobanana_blocks.batches.opening import (
     read_manifest_near,
     summarise_ledger,
 )
+from nanobanana_blocks.batches.plan import BatchPlan
+from nanobanana_blocks.batches.planning import plan_batch
 from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.batches.reporting import keeping_report
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError
 from nanobanana_blocks.garbage import short_collections
+from nanobanana_blocks.landing.generation_times import learned_so_far
 from nanobanana_blocks.landing.provenance import Provenance
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.orchestration.account_budget import sharing_account_budget
@@ -85,6 +89,9 @@ class BatchJob(BaseModel):
         default=None, description="Name of an ImageStore with a public URL, for reference images."
     )
     prices: OwnPrices = Field(default_factory=dict, description="Prices that replace ours.")
+    max_credits: int | float | None = Field(
+        default=None, description="The most credits that the whole batch spends on submits."
+    )
 
 
 class Shard(BaseModel):
@@ -99,6 +106,9 @@ class Shard(BaseModel):
     of: int = Field(ge=1, description="How many parts there are.")
     manifest_digest: str = Field(description="SHA-256 of the manifest that was split.")
     batch: str = Field(description="What tells this parent run from all others.")
+    credits_share: int | float | None = Field(
+        default=None, description="How much of the batch's max_credits this part may spend."
+    )
 
     @property
     def report_name(self) -> str:
@@ -113,13 +123,21 @@ class Shard(BaseModel):
         """
         if manifest.digest != self.manifest_digest:
             raise InvalidInput("the manifest has changed since the batch was begun: run it again")
-        parts = chains(manifest.rows)[self.number - 1 :: self.of]
+        return self.part_of(manifest.rows)
+
+    def part_of(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Those of the batch's rows that are in this part."""
+        parts = chains(rows)[self.number - 1 :: self.of]
         return sorted((row for part in parts for row in part), key=lambda row: row.number)
 
 
 @asynccontextmanager
-async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncIterator[Batch]:
+async def opening_batch(
+    job: BatchJob, shard: Shard | None = None, *, read_only: bool = False
+) -> AsyncIterator[Batch]:
     """Check all that can be checked of a batch, or of one part of it, and give it to be processed.
+
+    Where it is `read_only`, nothing is written, and it can only be planned.
 
     Raises:
         InvalidManifest: The manifest is invalid; every problem is named.
@@ -152,6 +170,8 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
             callback_url=callback_url,
             keep_prompts=store.keep_prompts,
             is_part=shard is not None,
+            max_credits=job.max_credits,
+            credits_share=shard.credits_share if shard else None,
             finder=finder_near(manifest_url, store.location, find_saved_location),
             public=public,
             facts=Provenance(
@@ -160,11 +180,32 @@ async def opening_batch(job: BatchJob, shard: Shard | None = None) -> AsyncItera
                 flow_run=flow_run.id,
             ),
             account_memory=AccountMemory(job.credentials),
+            read_only=read_only,
             on_outcome=OutcomeReporter(len(rows), events),
             log=get_run_logger(),
         ) as batch,
     ):
         yield batch
+
+
+async def plan_of(job: BatchJob, runs: int, *, check_credits: bool) -> BatchPlan:
+    """What a batch would do in that many runs; nothing is submitted, and nothing written.
+
+    Raises:
+        InvalidManifest: The manifest is invalid; every problem is named.
+        NanoBananaError: Something else is invalid, missing, or refused.
+    """
+    learned = await learned_so_far(
+        (await dated_store(job)).location, AccountMemory(job.credentials)
+    )
+    async with opening_batch(job, read_only=True) as batch:
+        return await plan_batch(
+            batch,
+            learned,
+            in_flight=job.in_flight * runs,
+            poll=job.poll,
+            check_credits=check_credits,
+        )
 
 
 @asynccontextmanager
@@ -205,6 +246,8 @@ async def process_here(
     ):
         await _reveal_earlier(batch)
         await _process_in_task_runs(batch)
+        if report is None:
+            await note_balance_after(batch)
 
 
 async def _process_in_task_runs(batch: Batch) -> None:
@@ -235,6 +278,8 @@ async def _process_row(row: Row, batch: Batch) -> State[Any]:
         return Cancelled(message=f"Not processed: {error}")
     if outcome.status is LandingStatus.BLOCKED:
         return Cancelled(name="Blocked", message=outcome.describe())
+    if outcome.status is LandingStatus.HELD_BACK:
+        return Cancelled(name="Held back", message=outcome.describe())
     if outcome.error:
         failure = batch.landing.errors.get(outcome.task_id)
         name = "TimedOut" if outcome.status is LandingStatus.TIMED_OUT else "Failed"

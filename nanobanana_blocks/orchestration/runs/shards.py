@@ -18,6 +18,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
+from nanobanana_blocks.api.prices import total
+from nanobanana_blocks.batches.balance import note_balance_after
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.leases import Leases, Liveness, open_leases
 from nanobanana_blocks.batches.opening import summarise_ledger
@@ -130,11 +132,14 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
     slots = await ensure_account_budget(job.credentials, job.poll.requests_per_second)
     of = min(count, slots, len(batch.rows))
     shards = [
-        Shard(
-            number=number,
-            of=of,
-            manifest_digest=batch.digest,
-            batch=f"{flow_run.id}-{flow_run.run_count}",
+        _with_share(
+            Shard(
+                number=number,
+                of=of,
+                manifest_digest=batch.digest,
+                batch=f"{flow_run.id}-{flow_run.run_count}",
+            ),
+            batch,
         )
         for number in range(1, of + 1)
     ]
@@ -151,6 +156,8 @@ async def run_shards(batch: Batch, job: BatchJob, count: int, deployment: str) -
                 runs[await _start(shard, job, deployment)] = shard
             get_run_logger().info("%s child runs of %s share the rows", of, deployment)
             ended_badly = await _follow(prefect, runs, sharded)
+            await sharded.poll()
+            await note_balance_after(batch)
         except BaseException:
             with anyio.move_on_after(FIRST_REPORT_SECONDS):
                 await sharded.publish(finished=True)
@@ -184,6 +191,15 @@ async def opening_shard_reports(job: BatchJob) -> AsyncIterator[Destination]:
     async with await store.location.child(REPORTS_FOLDER).open() as reports:
         await reports.check_writable()
         yield reports
+
+
+def _with_share(shard: Shard, batch: Batch) -> Shard:
+    """The part with what it may spend: the cost of its rows that are chosen for the whole batch."""
+    limit = batch.submitter.limit
+    if limit is None:
+        return shard
+    chosen = [row for row in shard.part_of(batch.rows) if limit.allows(row)]
+    return shard.model_copy(update={"credits_share": total(row.credits for row in chosen)})
 
 
 async def _start(shard: Shard, job: BatchJob, deployment: str) -> UUID:
