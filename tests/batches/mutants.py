@@ -326,8 +326,8 @@ MUTANTS = [
     Mutant(
         "a row that failed in this run is submitted again by it",
         SUBMITTER,
-        "return entry.alternative is None and due is not None and due.is_alternative",
-        "return due is not None",
+        "if entry.alternative is not None or due is None or not due.is_alternative:",
+        "if due is None:",
         "test_policies.py::test_a_changed_row_whose_old_task_fails_waits_for_the_next_run",
     ),
     Mutant(
