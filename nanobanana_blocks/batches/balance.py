@@ -129,7 +129,13 @@ async def _ask_patiently(submitter: Submitter) -> Credits:
             await anyio.sleep(patience.poll)
             with suppress(NetworkError):
                 return await submitter.client.get_credits()
-    return await submitter.client.get_credits()
+    try:
+        return await submitter.client.get_credits()
+    except NetworkError as error:
+        raise NetworkError(
+            f"{error.message} Nothing was submitted; check the base URL and the network, then "
+            "run again."
+        ) from None
 
 
 def spending_in_words(report: BatchReport) -> str:

@@ -200,14 +200,14 @@ class Forwarder:
 
 
 def _log_taken(name: str, batch: Sequence[Spooled], taken: Sequence[int]) -> None:
-    """Say which callbacks came and who took them; of a burst, only how many."""
+    """Say which callbacks came and where they went; of a burst, only how many."""
     if len(taken) > MAX_LOGGED:
-        logger.info("%d callbacks were taken by %s.", len(taken), name)
+        logger.info("%d callbacks were forwarded to %s.", len(taken), name)
         return
     for number, callback in batch:
         if number in taken:
             logger.info(
-                "The callback of task %s (%s) was taken by %s.",
+                "The callback of task %s (%s) was forwarded to %s.",
                 callback.task_id,
                 callback.status.name,
                 name,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +17,12 @@ from nanobanana_blocks.batches.balance import (
     held_back_in_words,
     note_balance_after,
     note_balance_before,
+    require_answer,
     spending_in_words,
 )
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
+from nanobanana_blocks.batches.submitter import Patience
+from nanobanana_blocks.errors import NetworkError
 from nanobanana_blocks.landing.report import LandingStatus
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.batches import opened, prompts
@@ -49,6 +54,16 @@ async def test_estimate_and_measured_stand_side_by_side(sandbox: Sandbox, tmp_pa
         spending_in_words(report)
     )
     assert BatchReport.model_validate_json(report.to_json()).credits_measured == 8
+
+
+@pytest.mark.parametrize("ask", [require_answer, partial(note_balance_before, log=LOG, check=True)])
+async def test_nothing_answers(tmp_path: Path, ask: Any) -> None:
+    """Rule: where the API is out of reach, it is said what to do, and that nothing was spent."""
+    nowhere: Any = SimpleNamespace(api_key="key", base_url="http://127.0.0.1:9")
+    patience = Patience(poll=0.01, unreachable=0.05)
+    async with opened(nowhere, tmp_path, prompts(1), patience=patience) as batch:
+        with pytest.raises(NetworkError, match=r"Nothing was submitted; check the base URL and"):
+            await ask(batch)
 
 
 async def test_without_the_check(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -566,7 +566,7 @@ def test_prefect_that_never_answers_does_not_hold_up_an_acknowledgement(spool: P
                 assert receiver.post(callback(f"silent-{number}")).status_code == 200
 
 
-def test_the_log_says_that_a_callback_came_and_who_took_it(
+def test_the_log_says_that_a_callback_came_and_where_it_went(
     spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A line for each callback of a few, and one line for a burst."""
@@ -577,7 +577,7 @@ def test_the_log_says_that_a_callback_came_and_who_took_it(
 
     with Receiver(make_app(SECRET, spool=spool, sinks=[], consumer=take)) as receiver:
         assert receiver.post(callback("t-1")).status_code == 200
-        line = "The callback of task t-1 (SUCCESS) was taken by consumer."
+        line = "The callback of task t-1 (SUCCESS) was forwarded to consumer."
         block_until(lambda: line in caplog.messages)
 
 
