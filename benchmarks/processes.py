@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-MAX_RUN_SECONDS = 600.0
+MAX_RUN_SECONDS = 1800.0
 END_SECONDS = 10.0
 
 
