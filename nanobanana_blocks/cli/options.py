@@ -191,7 +191,10 @@ def _prefect_is_in_use() -> bool:
 
 
 def quieten_prefect() -> None:
-    """Have Prefect, before it is imported, say nothing of its own on the terminal."""
+    """Have Prefect, before it is imported, say nothing of its own on the terminal.
+
+    A server that it starts for the command alone may take long to start on a busy machine.
+    """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
@@ -199,6 +202,7 @@ def quieten_prefect() -> None:
     # telemetry that it would send.
     os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     warnings.simplefilter("ignore")
 
 

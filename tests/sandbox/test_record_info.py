@@ -17,6 +17,7 @@ from nanobanana_blocks.sandbox import (
     SandboxSettings,
     TaskPlan,
 )
+from nanobanana_blocks.sandbox.state import SandboxState
 from tests.support.sandbox_api import API, DONE, envelope, fetch, record, result_url
 
 # --- record-info
@@ -143,17 +144,15 @@ def test_generation_times_follow_the_service() -> None:
     """Drawn times have the median and p99 asked for, scaled by speed, the same for a seed."""
 
     def seconds(seed: int, speed: float) -> list[float]:
-        with Sandbox(SandboxSettings(seed=seed, speed=speed)) as sandbox:
-            start = time.time()
-            sandbox.add_tasks([TaskPlan(task_id=f"t{n}") for n in range(2000)])
-            took = time.time() - start
-            sandbox.advance(10_000)
-            return sorted(moment - start - took / 2 for moment in sandbox.stats().done_at.values())
+        state = SandboxState(SandboxSettings(seed=seed, speed=speed), "")
+        tasks = state.register([TaskPlan(task_id=f"t{n}") for n in range(2000)])
+        return sorted(task.done_at - task.created_at for task in tasks)
 
     plain, fast, other = seconds(1, 1.0), seconds(1, 10.0), seconds(2, 1.0)
     assert 16 < plain[1000] < 21
     assert 50 < plain[1980] < 90
-    assert 8 < plain[1000] / fast[1000] < 12
+    assert plain[1000] / fast[1000] == pytest.approx(10)
+    assert seconds(1, 1.0) == pytest.approx(plain)
     assert abs(plain[1999] - other[1999]) > 0.5
 
 

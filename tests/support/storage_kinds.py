@@ -191,9 +191,10 @@ def seaweedfs(folder: Path) -> Iterator[Kind]:
     )
     with ExitStack() as stack:
         # Several that start at once may find the same ports free.
-        for _ in range(5):
+        for number in range(5):
             with suppress(AssertionError):
-                endpoint = stack.enter_context(_seaweedfs_running(weed, folder, config))
+                data = folder / str(number)
+                endpoint = stack.enter_context(_seaweedfs_running(weed, data, config))
                 break
         else:
             raise AssertionError("weed does not start")
@@ -211,7 +212,8 @@ def _seaweedfs_running(weed: str, folder: Path, config: Path) -> Iterator[str]:
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
     command += [f"-{part}.port={port}" for part, port in ports.items()]
     command += [f"-s3.config={config}", "-master.telemetry=false", "-volume.max=20"]
-    command += ["-s3.port.iceberg=0"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # each has one port for all servers
+    folder.mkdir()
     endpoint = f"http://127.0.0.1:{ports['s3']}"
     with process(command, ports["s3"]) as running:
         client = s3_client(s3_options(endpoint))
