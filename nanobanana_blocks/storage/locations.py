@@ -205,9 +205,12 @@ def _without_secrets(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return f"{url.partition(':')[0]}:…" if "@" in url else url
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    whole, rest = rest, re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
     user, at, host = authority.rpartition("@")
+    if ":" in authority and "@" in whole[len(authority) :]:
+        # Perhaps a password with one of `/?#` in it, so only what is before it can be shown.
+        return f"{scheme}://{authority.partition(':')[0]}:…"
     if not at and not re.fullmatch(r"[^:]*(?::[0-9]*)?|\[.*\](?::[0-9]*)?", authority):
         # Perhaps a password with a slash in it, so nothing after the first colon can be shown.
         return f"{scheme}://{authority.partition(':')[0]}:…"

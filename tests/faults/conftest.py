@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.workers import deploy
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from tests.support.fault_day import Account, Day
+from tests.support.prefect_servers import PrefectServer
 
 HEADING = """# Bad days that were lived through
 
@@ -29,15 +32,37 @@ _lines: dict[str, str] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that writes the table."""
+    """Add the options that write the table, and that add the days which mostly wait."""
+    parser.addoption(
+        "--by-the-clock", action="store_true", help="live through the days that take minutes, too"
+    )
     parser.addoption("--faults-table", help="write what each bad day has cost to this file")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them are slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All of them are slow; those by the clock are for who asks for them."""
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("by_the_clock")
+        and not config.getoption("--by-the-clock", default=False)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if "tests/faults/" in item.nodeid and "test_fuzz" not in item.nodeid:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Prefect server with all deployments; the environment that reaches it."""
+    folder = tmp_path_factory.mktemp("deployed")
+    with PrefectServer(folder / "prefect") as server:
+        environment = os.environ | {"PREFECT_API_URL": server.api_url}
+        deploy(environment)
+        yield environment
 
 
 @pytest.fixture

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from benchmarks.batch import DeployedBatch
-from benchmarks.workers import deploy, start_worker
+from benchmarks.workers import start_worker
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
-from tests.support.fault_day import Account, Day, flow_command
+from tests.support.fault_day import Account, Day, flow_command, halt
 from tests.support.prefect_servers import PrefectServer, postgresql
 from tests.support.until import block_until
 
@@ -117,16 +116,6 @@ def test_four_batches_on_sqlite(make_day: MakeDay, settle: Settle, prefect_api: 
     settle(days[0], "four batches at once on Prefect's SQLite", *days[1:])
 
 
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A Prefect server with all deployments; the environment that reaches it."""
-    folder = tmp_path_factory.mktemp("deployed")
-    with PrefectServer(folder / "prefect") as server:
-        environment = os.environ | {"PREFECT_API_URL": server.api_url}
-        deploy(environment)
-        yield environment
-
-
 @pytest.mark.parametrize("what", ["stopped", "killed", "cancelled"])
 def test_a_worker_on_a_bad_day(
     make_day: MakeDay, settle: Settle, sandbox: Sandbox, deployed: dict[str, str], what: str
@@ -134,7 +123,7 @@ def test_a_worker_on_a_bad_day(
     """Rule: whatever becomes of a worker, another run does what it left, and pays nothing twice."""
     day = make_day()
     log = (day.folder / "worker.log").open("wb")
-    worker = start_worker(what, deployed | day.environment | prefect_of(deployed), log.fileno())
+    worker = start_worker(what, day.environment | deployed, log.fileno())
     try:
         with DeployedBatch(deployed) as batch:
             parameters = {"manifest": str(day.manifest), "destination": str(day.images)}
@@ -166,26 +155,6 @@ def test_a_worker_on_a_bad_day(
         told=told,
         exception="submits under way when it was killed" if told else "",
     )
-
-
-def prefect_of(environment: dict[str, str]) -> dict[str, str]:
-    return {"PREFECT_API_URL": environment["PREFECT_API_URL"]}
-
-
-def halt(worker: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Send a signal to a worker and to the runs that it has started."""
-    import psutil
-
-    try:
-        found = psutil.Process(worker.pid)
-        processes = [*found.children(recursive=True), found]
-    except psutil.NoSuchProcess:
-        return
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue
 
 
 @pytest.mark.parametrize("hours", [-2, 2])

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+import schemathesis
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from nanobanana_blocks.callbacks import callback_token, make_app
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.sandbox import Sandbox
 
-schemathesis = pytest.importorskip("schemathesis")
 GenerationMode = schemathesis.GenerationMode
 pytestmark = pytest.mark.hypothesis
 

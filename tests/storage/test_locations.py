@@ -135,3 +135,22 @@ async def test_messages_call_a_destination_as_they_are_told(tmp_path: Path) -> N
     async with await Destination.open(str(tmp_path / "file"), called="rows.csv") as destination:
         with pytest.raises(DestinationError, match=r"^rows\.csv: "):
             await destination.list()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://ann:/s3cr3t@host/images",
+        "sftp://ann:12/s3cr3t@host/images",
+        "sftp://ann:@s3cr3t/@host/images",
+        "webdav://ann:22?s3cr3t@host/images",
+    ],
+)
+def test_a_password_that_looks_like_a_port_or_a_host_is_not_shown(url: str) -> None:
+    """Rule: where a password may hold what ends a host, nothing after it is shown."""
+    shown = [redact(url), str(StorageLocation(url))]
+    try:
+        shown.append(Location.parse(url).redacted)
+    except DestinationError as refused:
+        shown.append(str(refused))
+    assert not [text for text in shown if "s3cr3t" in text]

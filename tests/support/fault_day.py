@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nanobanana_blocks.errors import ImageError
 from nanobanana_blocks.images.verification import verify_image
 from nanobanana_blocks.landing import read_receipt
@@ -23,7 +26,7 @@ from nanobanana_blocks.sandbox.settings import SIGNATURE_MARK
 
 PROJECT = Path(__file__).parents[2]
 MAX_SECONDS = 240.0
-"""A run that has not ended then is stuck."""
+"""A run that has not ended then is stuck, unless the day itself is longer."""
 
 _TEMPORARY = re.compile(r"\.nanobanana-(?!landed-\d\.jsonl).+|.+\.part")
 
@@ -81,6 +84,7 @@ class Day:
         rows: How many rows the manifest has.
         images: The destination, a folder of this machine.
         stuck: How many runs had to be killed because they did not end.
+        max_seconds: How long a run, or what is waited for, may take.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Day:
             "PYTHONPATH": str(PROJECT),
         }
         self.stuck = 0
+        self.max_seconds = MAX_SECONDS
         self.secrets = [sandbox.api_key, SIGNATURE_MARK]
         self._runs: list[Run] = []
         self._report: dict[str, Any] = {}
@@ -129,7 +134,7 @@ class Day:
     def end(self, run: Run) -> int:
         """Wait for a run's end; one that is stuck is killed, and counted."""
         try:
-            code = run.process.wait(max(1.0, run.started + MAX_SECONDS - time.monotonic()))
+            code = run.process.wait(max(1.0, run.started + self.max_seconds - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.stuck += 1
             self.kill(run)
@@ -162,7 +167,7 @@ class Day:
 
     def wait_for(self, condition: Callable[[], object], run: Run | None = None) -> None:
         """Wait until something has come about, or the run has ended before it did."""
-        deadline = time.monotonic() + MAX_SECONDS
+        deadline = time.monotonic() + self.max_seconds
         while not condition():
             if run is not None and run.process.poll() is not None:
                 raise AssertionError(f"the run ended before: {self.said()[-2000:]}")
@@ -247,6 +252,20 @@ def flow_command(day: Day, **options: Any) -> list[str]:
     """The command that does a day's batch as a Prefect flow run."""
     arguments = [str(day.manifest), str(day.images), json.dumps(options)]
     return [sys.executable, "-c", FLOW, *arguments]
+
+
+def halt(worker: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal to a worker and to the runs that it has started."""
+    try:
+        found = psutil.Process(worker.pid)
+        processes = [*found.children(recursive=True), found]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
 
 
 @contextmanager
