@@ -27,7 +27,7 @@ from benchmarks.processes import ROOT, ending, interrupt_on_sigterm
 NAMES = (
     *("polling", "polling_kinds", "waits"),
     *("cost", "scale", "rows", "lags", "publishing", "imports", "callbacks", "waking"),
-    *("manifest", "plan"),
+    *("manifest", "plan", "references"),
     *("batch", "kills"),
 )
 SMOKE_LANES = (
@@ -35,7 +35,7 @@ SMOKE_LANES = (
     ("waking", "lags", "cost", "scale"),
     (
         *("polling", "polling_kinds", "waits", "imports", "manifest", "plan", "callbacks"),
-        *("rows", "publishing"),
+        *("rows", "publishing", "references"),
     ),
 )
 """What runs side by side, the slowest first. Those of a lane take turns: `batch` and `kills` have

@@ -238,7 +238,7 @@ def _log_plan(
     )
     images = [image for row in batch.rows_to_submit for image in row.images]
     if images and references:
-        log.info("The service gets the images to work from %s", references.describe(images))
+        log.info("Images to work from: %s", references.describe(images))
     if alternatives := describe_alternatives(batch.rows, batch.submitter.policy):
         log.info("%s", alternatives)
     if not ledger.is_exclusive:

@@ -67,7 +67,7 @@ class ReferenceUse(BaseModel):
     """How the service would get some of the images to work from.
 
     `way` is `url` (its own), `signed_url`, `public_copy` or `row` (the image of another row, which
-    goes one of the other ways). `where` is the place of the copies.
+    goes by a copy where there is a place for these, else by a signed URL). `where` is that place.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -145,7 +145,7 @@ class BatchPlan(BaseModel):
             self._money(),
             *([f"Time: about {self._duration()}."] if self.seconds_estimated else []),
             *(
-                ["References: " + ", ".join(map(_use, self.references)) + "."]
+                ["Images to work from: " + "; ".join(map(_use, self.references)) + "."]
                 if self.references
                 else []
             ),
@@ -197,12 +197,14 @@ _WAYS = {
     "url": "by their own URLs",
     "signed_url": "by signed URLs",
     "public_copy": "by public copies",
-    "row": "that other rows make",
 }
 
 
 def _use(use: ReferenceUse) -> str:
     where = f" in {use.where}" if use.where else ""
+    if use.way == "row":
+        how = _WAYS["public_copy" if use.where else "signed_url"]
+        return f"{use.images:,} that other rows make, {how}{where}"
     return f"{use.images:,} {_WAYS.get(use.way, use.way)}{where}"
 
 

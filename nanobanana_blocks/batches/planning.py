@@ -183,7 +183,7 @@ def _references(batch: Batch, to_submit: Sequence[Row]) -> list[ReferenceUse]:
     copies = references.copies
     where = str(copies.place.location) if copies else None
     return [
-        ReferenceUse(way=way, images=count, where=where if way == "public_copy" else None)
+        ReferenceUse(way=way, images=count, where=where if way in ("public_copy", "row") else None)
         for way, count in references.ways(images).items()
     ]
 

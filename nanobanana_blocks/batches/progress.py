@@ -50,6 +50,7 @@ def row_outcome(row: Row, landed: LandingOutcome, *, submits: int = 0, **facts: 
         row=row.number,
         key=row.key,
         name=row.name,
+        builds_on=row.builds_on,
         submitted=submits > 0,
         credits=row.credits * max(1, submits),
         **facts,

@@ -26,8 +26,9 @@ class RowOutcome(LandingOutcome):
     `submitted` tells whether this run has submitted it, at about `credits` credits: those of two
     submits where its alternative prompt was submitted as well. `alternative_prompt` tells that the
     task is that prompt's; `changed`, that the row's content is not that of its submit any more.
-    `blocked_by` is the row that it waits for in vain: where its status is `blocked`, nothing was
-    submitted for it. `unconfirmed` tells that this run has sent a submit for it and got no answer.
+    `builds_on` has the numbers of the rows whose images it works from; `blocked_by` is the row that
+    it waits for in vain: where its status is `blocked`, nothing was submitted for it. `unconfirmed`
+    tells that this run has sent a submit for it and got no answer.
     """
 
     row: int
@@ -37,6 +38,7 @@ class RowOutcome(LandingOutcome):
     credits: int | float = 0
     changed: bool = False
     alternative_prompt: bool = False
+    builds_on: tuple[int, ...] = ()
     blocked_by: int | None = None
     unconfirmed: bool = False
 
@@ -70,6 +72,15 @@ class BatchReport(LandingReport):
     credits_before: int | float | None = None
     credits_after: int | float | None = None
     max_credits: int | float | None = None
+
+    def _named_failures(self) -> list[str]:
+        """The rows that failed or are blocked, after what holds the others back."""
+        held = [f"max_credits ({self.max_credits or 0:,}) is used up"] if self.held_back else []
+        return held + [
+            f"{outcome.label} {outcome.describe().rstrip('.')}"
+            for outcome in self.not_landed
+            if outcome.status is not LandingStatus.HELD_BACK
+        ]
 
     def to_json(self) -> bytes:
         """The report as its file holds it, with a line for each row; values by default left out.

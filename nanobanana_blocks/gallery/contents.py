@@ -11,12 +11,14 @@ from nanobanana_blocks.batches.report import REPORT_SUFFIX, BatchReport, RowOutc
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.gallery.pages import GalleryContents, GalleryEntry, GalleryFailure
 from nanobanana_blocks.landing import Receipt, ReceiptImage, read_receipt, receipt_name
+from nanobanana_blocks.references import ROW
 from nanobanana_blocks.storage.destination import Destination
 
 MAX_ENTRIES = 6000
 """A hundred pages. Of what is beyond them only the number is told."""
 
 MAX_REPORTS = 50
+MAX_BUILT_ON = 4
 READ_AT_ONCE = 16
 
 
@@ -97,12 +99,14 @@ def _in_order(
 
 def _entries_of(report: BatchReport) -> dict[str, GalleryEntry]:
     """What a batch has landed, as its report tells, by the names of the receipts."""
+    titles = {row.row: row.name or row.task_id for row in report.outcomes}
     return {
         _receipt_of(row): GalleryEntry(
             title=row.name or row.task_id,
             images=[image.as_recorded() for image in row.images],
             task_id=row.task_id,
             status=_status(row.missing_images),
+            builds_on=_listed([titles[number] for number in row.builds_on if number in titles]),
         )
         for row in report.outcomes
         if row.in_storage and row.images
@@ -118,7 +122,19 @@ def _entry_of(name: str, receipt: Receipt, row: RowOutcome | None) -> GalleryEnt
         prompt=receipt.prompt,
         task_id=receipt.task_id,
         status=_status(receipt.images_asked_for - len(receipt.images)),
+        builds_on=_listed(_rows_built_on(receipt)),
     )
+
+
+def _rows_built_on(receipt: Receipt) -> list[str]:
+    """What a receipt calls the rows whose images its own were made from."""
+    references = (receipt.provenance and receipt.provenance.references) or ()
+    return [each.source.removeprefix(ROW) for each in references if each.source.startswith(ROW)]
+
+
+def _listed(titles: Sequence[str]) -> str | None:
+    more = f" and {len(titles) - MAX_BUILT_ON} more" if len(titles) > MAX_BUILT_ON else ""
+    return f"{', '.join(titles[:MAX_BUILT_ON])}{more}" if titles else None
 
 
 def _status(missing_images: int) -> str:

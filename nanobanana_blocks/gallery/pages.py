@@ -41,7 +41,7 @@ class GalleryEntry:
         title: Its name, or its task id.
         images: Its images in storage, by their names beside the gallery; at least one.
         prompt: The prompt, where the receipt keeps it.
-        builds_on: The title of the entry whose image it was made from.
+        builds_on: The titles of the entries whose images it was made from, in a line.
         task_id: Its generation task.
         status: What a run has said of it, in a word or two.
     """

@@ -186,13 +186,16 @@ class LandingReport(BaseModel):
 
     def raise_unless_complete(self: Report) -> Report:
         """Return itself, or raise `IncompleteLanding` naming the first tasks that did not land."""
-        missing = self.not_landed
-        if not missing:
+        if self.complete:
             return self
-        named = [f"{outcome.label} {outcome.describe().rstrip('.')}" for outcome in missing[:3]]
-        more = f"; and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        failures = self._named_failures()
+        more = f"; and {len(failures) - 3:,} more" if len(failures) > 3 else ""
         raise IncompleteLanding(
-            f"{self.describe()}. {'; '.join(named)}{more}. "
+            f"{self.describe()}. {'; '.join(failures[:3])}{more}. "
             "Running again does only what is missing.",
             report=self,
         )
+
+    def _named_failures(self) -> list[str]:
+        """What did not land, each with its reason."""
+        return [f"{outcome.label} {outcome.describe().rstrip('.')}" for outcome in self.not_landed]

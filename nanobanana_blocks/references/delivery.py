@@ -318,6 +318,7 @@ class References:
         """How the service gets the images that texts name, in words for a plan."""
         unique = list(dict.fromkeys(texts))
         urls = sum(map(is_url, unique))
+        made = sum(text.startswith(ROW) for text in unique)
         files = [text for text in unique if is_file(text) and text in self.examined]
         parts = []
         if urls:
@@ -327,6 +328,8 @@ class References:
             parts.append(f"{len(files):,} by public copies in {where}")
         elif files:
             parts.append(f"{len(files):,} by signed URLs that live {self._lifetime:,} s")
+        if made:
+            parts.append(f"{made:,} that other rows make")
         return ", ".join(parts)
 
 

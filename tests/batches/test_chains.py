@@ -16,8 +16,9 @@ from nanobanana_blocks.batches.manifest import InvalidManifest, Row, parse_manif
 from nanobanana_blocks.batches.manifest.chains import chains, parents_first
 from nanobanana_blocks.batches.policies import OnContentPolicy
 from nanobanana_blocks.errors import Unauthorized
+from nanobanana_blocks.gallery.contents import read_contents
 from nanobanana_blocks.landing.report import LandingStatus
-from nanobanana_blocks.orchestration.observability.outcome_table import summary_of
+from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows, summary_of
 from nanobanana_blocks.orchestration.runs.batch_runs import Shard
 from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
@@ -178,6 +179,28 @@ async def test_a_chain_of_three(chained: Chained) -> None:
     again = await chained.run(manifest)
     assert statuses(again) == ["already_landed"] * 3
     assert len(chained.sandbox.submits()) == 3
+
+
+async def test_what_builds_on_what_is_shown(chained: Chained) -> None:
+    """Rule: summary, table and gallery tell it; a later gallery has it from the receipts."""
+    manifest = chained.write(
+        {"prompt": "a", "name": "root"}, on("root", name="stem"), on("root", "stem", name="leaf")
+    )
+    report = (await chained.run(manifest)).report(finished=True)
+    assert [outcome.builds_on for outcome in report.outcomes] == [(), (1,), (1, 2)]
+    assert "**Chains:** 2 rows build on images of other rows (2, 3); 2" in summary_of(report)
+    assert [row["builds on"] for row in outcome_rows(report)] == ["", "1", "1, 2"]
+    async with await chained.images.open() as folder:
+        sizes = await folder.list()
+        for known in (report, None):
+            shown = {
+                entry.title: entry.builds_on
+                for entry in (await read_contents(folder, sizes, known)).entries
+            }
+            assert shown == {"root": None, "stem": "root", "leaf": "root, stem"}
+    many = report.model_copy(update={"outcomes": report.outcomes[:1]})
+    assert "builds on" not in outcome_rows(many)[0]
+    assert "Chains" not in summary_of(many)
 
 
 async def test_one_of_several_images(chained: Chained) -> None:

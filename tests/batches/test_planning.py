@@ -175,7 +175,10 @@ async def test_references(sandbox: Sandbox, tmp_path: Path) -> None:
     plan = await planned(sandbox, tmp_path, manifest, public=place)
     assert {use.way: use.images for use in plan.references} == {"public_copy": 1, "row": 1}
     assert not (tmp_path / "public").exists()
-    assert f"1 by public copies in {tmp_path}/public, 1 that other rows make." in plan.in_lines()[3]
+    copies = f"by public copies in {tmp_path}/public"
+    assert plan.in_lines()[3] == (
+        f"Images to work from: 1 {copies}; 1 that other rows make, {copies}."
+    )
     assert plan.planned[1].after == (1,)
     (tmp_path / "logo.png").write_text("no picture")
     with pytest.raises(InvalidManifest, match="row 1, imageUrls: image 1"):

@@ -22,6 +22,8 @@ from nanobanana_blocks.batches.policies import (
     describe_alternatives,
     worst_case_submits,
 )
+from nanobanana_blocks.landing.report import LandingReport
+from nanobanana_blocks.orchestration.observability.outcome_table import outcome_rows
 from nanobanana_blocks.sandbox import CONTENT_POLICY_MESSAGE, Fault, Sandbox, TaskPlan
 from tests.support.batches import PATIENT, classes, entries, opened, rows_of, run, statuses
 from tests.support.until import until
@@ -194,6 +196,8 @@ async def test_a_refused_row_lands_by_its_alternative(strict: Sandbox, tmp_path:
     assert statuses(outcomes) == ["landed", "failed", "landed"]
     assert [outcome.alternative_prompt for outcome in outcomes] == [True, False, False]
     assert outcomes[0].describe().endswith(", by its alternative prompt")
+    report = LandingReport(destination="", outcomes=outcomes)
+    assert outcome_rows(report)[1]["what happened"].endswith("), by its alternative prompt")
     assert [outcome.credits for outcome in outcomes] == [8, 4, 4]
     assert sorted(prompts_of(strict)) == sorted([OWN, ALTERNATIVE, "Another nude fig", "A pear"])
     files = sorted(path.name for path in (tmp_path / ".nanobanana/ledger").glob("fig.*"))

@@ -20,7 +20,8 @@ def outcome_rows(report: LandingReport) -> list[dict[str, Cell]]:
     happened come first.
     """
     ordered = sorted(report.outcomes, key=lambda outcome: outcome.in_storage)
-    return [_row(outcome) for outcome in ordered[:MAX_ROWS]]
+    chained = any(_builds_on(outcome) for outcome in report.outcomes)
+    return [_row(outcome, chained=chained) for outcome in ordered[:MAX_ROWS]]
 
 
 def describe_table(report: LandingReport) -> str:
@@ -51,6 +52,13 @@ def summary_of(report: BatchReport, gallery: str | None = None) -> str:
             f"({_listed(rows)}). Nothing was submitted for them; a run in which it lands goes on."
             for by, rows in report.blocked.items()
         ]
+    if chained := [outcome for outcome in report.outcomes if outcome.builds_on]:
+        landed = sum(outcome.in_storage for outcome in chained)
+        build = "1 row builds" if len(chained) == 1 else f"{len(chained):,} rows build"
+        paragraphs.append(
+            f"**Chains:** {build} on images of other rows ({_listed([o.row for o in chained])}); "
+            f"{landed:,} of them {'is' if landed == 1 else 'are'} in storage."
+        )
     if report.failures:
         paragraphs.append(
             "Running again does only what is missing. Rows that were refused, failed permanently "
@@ -70,13 +78,19 @@ def _listed(rows: Sequence[int]) -> str:
     return f"{', '.join(map(str, rows[:20]))}{' …' if len(rows) > 20 else ''}"
 
 
-def _row(outcome: LandingOutcome) -> dict[str, Cell]:
+def _builds_on(outcome: LandingOutcome) -> tuple[int, ...]:
+    return outcome.builds_on if isinstance(outcome, RowOutcome) else ()
+
+
+def _row(outcome: LandingOutcome, *, chained: bool) -> dict[str, Cell]:
     row: dict[str, Cell] = {"status": outcome.status.value.replace("_", " ")}
     if isinstance(outcome, RowOutcome):
         row["row"] = f"{outcome.row} {outcome.name}" if outcome.name else str(outcome.row)
     else:
         row["task"] = outcome.task_id
     row["what happened"] = _what_happened(outcome)
+    if chained:
+        row["builds on"] = ", ".join(map(str, _builds_on(outcome)))
     row["task"] = outcome.task_id
     return row | {
         "error": outcome.error.class_name if outcome.error else "",
@@ -94,5 +108,7 @@ def _what_happened(outcome: LandingOutcome) -> str:
     if outcome.error:
         return f"{outcome.error.message} Landed: {images}" if images else outcome.error.message
     if outcome.missing_images:
-        return f"{images}; {outcome.missing_images} fewer than asked for"
+        images = f"{images}; {outcome.missing_images} fewer than asked for"
+    if isinstance(outcome, RowOutcome) and outcome.alternative_prompt:
+        return f"{images}, by its alternative prompt"
     return images

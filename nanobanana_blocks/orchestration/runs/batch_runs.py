@@ -279,7 +279,7 @@ async def _process_row(row: Row, batch: Batch) -> State[Any]:
     if outcome.status is LandingStatus.BLOCKED:
         return Cancelled(name="Blocked", message=outcome.describe())
     if outcome.status is LandingStatus.HELD_BACK:
-        return Cancelled(name="Held back", message=outcome.describe())
+        return Completed(name="Held back", message=outcome.describe())
     if outcome.error:
         failure = batch.landing.errors.get(outcome.task_id)
         name = "TimedOut" if outcome.status is LandingStatus.TIMED_OUT else "Failed"
@@ -293,12 +293,16 @@ async def _process_rows(rows: Sequence[Row], batch: Batch) -> State[Any]:
         await batch.process_each(rows)
     except NanoBananaError as error:
         return Cancelled(message=f"Not all processed: {error}")
-    missing = [o for row in rows if not (o := batch.outcomes[row.number]).in_storage]
-    landed = len(rows) - len(missing)
+    outcomes = [batch.outcomes[row.number] for row in rows]
+    landed = f"{sum(outcome.in_storage for outcome in outcomes)} in storage"
+    held = sum(outcome.status is LandingStatus.HELD_BACK for outcome in outcomes)
+    if held:
+        landed = f"{landed}, {held} held back"
+    missing = [o for o in outcomes if not o.in_storage and o.status is not LandingStatus.HELD_BACK]
     if missing:
         example = f"{missing[0].label} {missing[0].describe()}"
-        return Failed(message=f"{landed} in storage, {len(missing)} not. First: {example}")
-    return Completed(message=f"{landed} in storage")
+        return Failed(message=f"{landed}, {len(missing)} not. First: {example}")
+    return Completed(name="Held back" if held else None, message=landed)
 
 
 async def dated_store(job: BatchJob) -> ImageStore:
