@@ -40,6 +40,7 @@ class Options(NamedTuple):
 
     smoke: bool
     plot: Path | None
+    chains: bool
 
 
 def begin(doc: str | None, less: str) -> Options:
@@ -52,10 +53,11 @@ def begin(doc: str | None, less: str) -> Options:
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--smoke", action="store_true", help=f"a quick check: {less}")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the picture, if any")
+    parser.add_argument("--chains", action="store_true", help="rows that build on rows, if it can")
     found = parser.parse_args()
     _Size.is_smoke = bool(found.smoke)
     interrupt_on_sigterm()
-    return Options(found.smoke, found.plot)
+    return Options(found.smoke, found.plot, found.chains)
 
 
 def at_most(what: str, measured: float, most: float, unit: str = "", *, plain: str = "") -> None:

@@ -6,7 +6,9 @@ processes at work (a parent run, a child run, a worker) is killed; a worker is s
 the batch is run again when its parent run was hit. At the end it is run until nothing is missing:
 once as it is, which must say what it does not know of, and once with retry=unconfirmed.
 
-Run ``python -m benchmarks.kills``; ``--smoke`` is a quick check that it works.
+Run ``python -m benchmarks.kills``; ``--smoke`` is a quick check that it works. With ``--chains``
+the rows are chains of three, each row made from the image of the one before, which the sandbox
+fetches from a public copy.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.batch import IMAGE_BYTES, DeployedBatch, write_manifest
 from benchmarks.goals import begin, counts
 from benchmarks.prefect_server import prefect_server
 from benchmarks.processes import ROOT, ending
+from benchmarks.public_folder import public_folder
+from benchmarks.references import CHAIN, write_chains
 from benchmarks.sandbox_process import sandbox_process
 from benchmarks.workers import deploy, start_worker
+from nanobanana_blocks import ImageStore
 from nanobanana_blocks.api.client import BASE_URL_VARIABLE, KEY_VARIABLE
 from nanobanana_blocks.batches.report import BatchReport
 from nanobanana_blocks.callbacks import SECRET_VARIABLE
@@ -173,10 +179,24 @@ def kill_again_and_again(
             run, quiet_looks = batch.start(parameters), 0
 
 
+@contextmanager
+def public_copies(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Save a block of a place for public copies, and give its name."""
+    with (
+        public_folder(folder) as world,
+        temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
+    ):
+        ImageStore(url=str(folder), public_url=world.url).save("copies", overwrite=True)
+        yield "copies"
+
+
 def main() -> None:
-    smoke = begin(__doc__, "one kill").smoke
+    options = begin(__doc__, "one kill")
+    smoke = options.smoke
     rows, shards, kills, speed = (16, 2, 1, 10 * SPEED) if smoke else (200, 3, 10, SPEED)
-    settings = SandboxSettings(image_bytes=IMAGE_BYTES, speed=speed, credits=10**6)
+    settings = SandboxSettings(
+        image_bytes=IMAGE_BYTES, speed=speed, credits=10**6, fetch_references=True
+    )
     with ExitStack() as stack:
         environment = stack.enter_context(prefect_server())
         sandbox = stack.enter_context(sandbox_process(settings))
@@ -195,6 +215,11 @@ def main() -> None:
             "timeout": TIMEOUT_SECONDS,
             "poll": {"requests_per_second": REQUESTS_PER_SECOND if not smoke else 100.0},
         }
+        if options.chains:
+            rows -= rows % CHAIN
+            parameters["manifest"] = write_chains(folder / "prompts.jsonl", rows // CHAIN)
+            copies = public_copies(folder / "copies", environment)
+            parameters["references"] = stack.enter_context(copies)
         deploy(environment)
         batch = stack.enter_context(DeployedBatch(environment))
         workers = Workers(environment, log.fileno())
@@ -218,6 +243,10 @@ def main() -> None:
         print(f"  {stats.submits} submits paid for, {fetched} images fetched")
         counts("rows in storage", in_storage, rows)
         counts("submits paid for", stats.submits, rows)
+        if options.chains:
+            # A submit whose process is killed may have been fetched for, or not.
+            print(f"  {stats.references_fetched} images to work from fetched by the service")
+            counts("images to work from refused by the service", stats.references_refused, 0)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,9 @@ import json
 import logging
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -32,6 +29,7 @@ from PIL import Image
 
 from benchmarks.goals import at_most, begin, counts
 from benchmarks.processes import measure
+from benchmarks.public_folder import public_folder
 from benchmarks.pulse import Pulse
 from benchmarks.sandbox_process import sandbox_process
 from benchmarks.slow_s3 import BUCKET, PUBLIC, slow_s3
@@ -119,49 +117,6 @@ async def run(job: Job) -> dict[str, Any]:
     }
 
 
-class World:
-    """Who reads a public folder.
-
-    Attributes:
-        url: Where the folder is read.
-        checks: How many requests asked for the first bytes only, as checks do.
-        fetches: How many asked for all.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.checks = self.fetches = 0
-
-
-@contextmanager
-def public_folder(folder: Path) -> Iterator[World]:
-    """Give a folder to the world, for as long as the block lasts."""
-    folder.mkdir()
-
-    class Handler(SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            with counting:
-                is_check = "range" in self.headers
-                world.checks += is_check
-                world.fetches += not is_check
-            super().do_GET()
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    counting = threading.Lock()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    world = World(f"http://127.0.0.1:{server.server_address[1]}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield world
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def photo() -> bytes:
     """A small JPEG."""
     data = io.BytesIO()
@@ -196,6 +151,10 @@ def chain(number: int) -> list[dict[str, Any]]:
             for step in range(1, CHAIN)
         ),
     ]
+
+
+def write_chains(path: Path, products: int) -> str:
+    return write_manifest(path, (row for number in range(products) for row in chain(number)))
 
 
 def run_job(
@@ -293,9 +252,7 @@ def read_step(images: Path, name: str) -> Step:
 
 def measure_chains(folder: Path, products: int, pace: Pace) -> None:
     rows = products * CHAIN
-    manifest = write_manifest(
-        folder / "chains.jsonl", (row for number in range(products) for row in chain(number))
-    )
+    manifest = write_chains(folder / "chains.jsonl", products)
     public, images = folder / "chained-copies", folder / "chains"
     with service(pace) as sandbox, public_folder(public) as world:
         done = run_job(manifest, str(images), sandbox, pace, public=(str(public), world.url))

@@ -150,7 +150,7 @@ class References:
         except NanoBananaError as error:
             return f"will land where it cannot be fetched: {error.message}"
         if where := self._urls.where_beyond_reach(url):
-            return f"will land on {where} that the service cannot fetch from. {_NEXT_STEP}"
+            return f"will land on {where} that the service cannot fetch from. {_COPY}"
         return None
 
     def identity(self, texts: Iterable[str]) -> str | None:
@@ -231,13 +231,13 @@ class References:
                     url = await self.copies.ensure(
                         picture, lambda: self._storages.read(file, picture)
                     )
-                made = "its public copy"
+                made, next_step = "its public copy", _CHECK_PLACE
             else:
                 url = await self._signed(file)
-                made = "its signed URL"
+                made, next_step = "its signed URL", _COPY
         except DestinationError as error:
             raise UnusableReference(f"{file.shown} cannot be sent: {error.message}") from None
-        await self._urls.require(url, file.shown, made, _NEXT_STEP)
+        await self._urls.require(url, file.shown, made, next_step)
 
     def _sendable(self, text: str) -> tuple[SourceFile, Picture]:
         examined = self.examined[text]
@@ -250,19 +250,19 @@ class References:
     async def _signed(self, file: SourceFile) -> str:
         if file.root.local is not None:
             raise UnusableReference(
-                f"{file.shown} is on this machine, where the service cannot fetch it. {_NEXT_STEP}"
+                f"{file.shown} is on this machine, where the service cannot fetch it. {_COPY}"
             )
         if self._lifetime > MAX_SIGNED_SECONDS:
             raise UnusableReference(
                 f"{file.shown} cannot be sent: a signed URL lives a week at most, and this run may "
-                f"wait longer. Lower timeout. {_NEXT_STEP}"
+                f"wait longer. Lower timeout. Or give {_PLACE}"
             )
         try:
             return await self._storages.sign(file, self._lifetime)
         except DestinationError as error:
             raise UnusableReference(
                 f"{file.shown} cannot be sent: {error.message} Give credentials that can, such as "
-                f"an account's or a service account's key. {_NEXT_STEP}"
+                f"an account's or a service account's key. Or give {_PLACE}"
             ) from None
 
     async def ready(self, request: GenerationRequest) -> GenerationRequest:
@@ -333,7 +333,9 @@ class References:
         return ", ".join(parts)
 
 
-_NEXT_STEP = "Or give `references`: a place with a public URL, where a copy is put."
+_PLACE = "`references`: a place with a public URL, where a copy is put."
+_COPY = f"Give {_PLACE}"
+_CHECK_PLACE = "Check that its public URL is where the world reads the place for copies."
 
 
 @asynccontextmanager

@@ -163,7 +163,7 @@ async def test_all_that_cannot_be_sent_is_told_before_anything_is_spent(
     (tmp_path / "page.png").write_text("<!doctype html>")
     (tmp_path / "good.jpg").write_bytes(picture(1))
     (tmp_path / "half.jpg").write_bytes(picture(1, size=(400, 400), noisy=True)[:9000])
-    (tmp_path / "moving.gif").write_bytes(b"GIF89a" + bytes(40))
+    (tmp_path / "moving.gif").write_bytes(picture(1, "GIF"))
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "large.png").write_bytes(picture(1, "PNG") + bytes(30_000_000))
     (world.folder / "page.html").write_text("<html></html>")
@@ -176,6 +176,7 @@ async def test_all_that_cannot_be_sent_is_told_before_anything_is_spent(
         edit("large.png"),
         edit(f"{world.url}/none.jpg?sig=s3cr3t"),
         edit(f"{world.url}/page.html"),
+        edit("moving.gif"),
         edit("good.jpg"),
         {"prompt": "without"},
     )
@@ -184,10 +185,20 @@ async def test_all_that_cannot_be_sent_is_told_before_anything_is_spent(
     with pytest.raises(InvalidManifest) as caught:
         await run(sandbox, manifest, images, public=public)
     told = {problem.row: problem.message for problem in caught.value.problems}
-    assert list(told) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(told) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert told[1].startswith("image 2 ")
     for row, says in enumerate(
-        ["does not exist", "no image", "cut short", "a folder", "at most", "404", "HTML"], start=1
+        [
+            "does not exist",
+            "no image",
+            "cut short",
+            "a folder",
+            "at most",
+            "404",
+            "HTML",
+            "is a GIF",
+        ],
+        start=1,
     ):
         assert says in told[row], told[row]
     assert "s3cr3t" not in str(caught.value)
@@ -198,7 +209,7 @@ async def test_local_files_without_a_public_place(sandbox: Sandbox, tmp_path: Pa
     """Rule: a backend that cannot sign is told before, with what to do."""
     (tmp_path / "a.jpg").write_bytes(picture(1))
     manifest = write_manifest(tmp_path, edit("a.jpg"), edit(["a.jpg"], prompt="Another"))
-    with pytest.raises(InvalidManifest, match=r"on this machine.*give `references`") as caught:
+    with pytest.raises(InvalidManifest, match=r"on this machine.*Give `references`") as caught:
         await run(sandbox, manifest, StorageLocation(str(tmp_path / "images")))
     assert [problem.row for problem in caught.value.problems] == [1, 2]
     assert not sandbox.submits()
@@ -211,7 +222,9 @@ async def test_a_public_place_that_the_world_cannot_read(
     (tmp_path / "a.jpg").write_bytes(picture(1))
     world.refuses = True
     public = PublicPlace(StorageLocation(str(world.folder)), world.url)
-    with pytest.raises(InvalidManifest, match=r"does not give it to the world.*403"):
+    with pytest.raises(
+        InvalidManifest, match=r"does not give it to the world.*403.*Check that its public"
+    ):
         await run(
             sandbox,
             write_manifest(tmp_path, edit("a.jpg")),
@@ -241,7 +254,9 @@ async def test_a_wait_that_outlasts_every_signature(
 ) -> None:
     """Rule: a signature that would expire first is told before."""
     s3.client.put_object(Bucket="bucket", Key="photos/a.jpg", Body=picture(1))
-    with pytest.raises(InvalidManifest, match="a week at most"):
+    with pytest.raises(
+        InvalidManifest, match=r"a week at most.*Lower timeout\. Or give `references`"
+    ):
         await run(
             sandbox,
             write_manifest(tmp_path, edit("s3://bucket/photos/a.jpg")),

@@ -50,7 +50,7 @@ def test_what_cannot_be_worked_from(nanobanana: Command, sandbox: Sandbox) -> No
     assert missing.stderr.startswith("Error: --image: image 1 ")
     assert "cup.jpg does not exist" in missing.stderr
     local = nanobanana("generate", "a", "--to", "./images", "--image", "mug.jpg")
-    assert "give `references`" in local.stderr
+    assert "Give `references`" in local.stderr
     no_url = nanobanana("generate", "a", "--to", "./images", "--references", "./world")
     assert "Give --references-url" in no_url.stderr
     assert not sandbox.submits()
