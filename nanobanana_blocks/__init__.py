@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
     from nanobanana_blocks.api.client import NanoBananaClient
     from nanobanana_blocks.api.details import TaskDetails, TaskStatus
-    from nanobanana_blocks.api.requests import Generate2Request, GenerateProRequest, GenerateRequest
+    from nanobanana_blocks.api.requests import (
+        Generate2Request,
+        GenerateProRequest,
+        GenerateRequest,
+        GenericRequest,
+    )
     from nanobanana_blocks.api.schedule import PollPolicy
     from nanobanana_blocks.landing.receipt import LandedImage
     from nanobanana_blocks.landing.report import LandingOutcome, LandingReport, LandingStatus
@@ -28,6 +33,7 @@ __all__ = [
     "Generate2Request",
     "GenerateProRequest",
     "GenerateRequest",
+    "GenericRequest",
     "ImageStore",
     "LandedImage",
     "LandingOutcome",
@@ -47,6 +53,7 @@ _MODULES = {
     "Generate2Request": "api.requests",
     "GenerateProRequest": "api.requests",
     "GenerateRequest": "api.requests",
+    "GenericRequest": "api.requests",
     "ImageStore": "orchestration.blocks.image_store",
     "LandedImage": "landing.receipt",
     "LandingOutcome": "landing.report",

@@ -12,6 +12,7 @@ from nanobanana_blocks.api.requests import (
     GenerateProRequest,
     GenerateRequest,
     GenerationRequest,
+    GenericRequest,
     check_callback_url,
 )
 from nanobanana_blocks.api.schedule import PollPolicy
@@ -23,6 +24,7 @@ __all__ = [
     "GenerateProRequest",
     "GenerateRequest",
     "GenerationRequest",
+    "GenericRequest",
     "PollPolicy",
     "RequestBudget",
     "TaskDetails",

@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from nanobanana_blocks.api.hazard import EDGES, WIDTHS, HazardLearner, Ramp
-from nanobanana_blocks.api.requests import DEFAULT_RESOLUTION, Endpoint, GenerationRequest
+from nanobanana_blocks.api.kinds import kind_of_endpoint
+from nanobanana_blocks.api.requests import (
+    DEFAULT_RESOLUTION,
+    Endpoint,
+    GenerationRequest,
+    GenericRequest,
+)
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.summary import LearnedSummary
 from nanobanana_blocks.api.turns import SURE
@@ -21,8 +27,13 @@ SLOWEST_SHARE = 0.99
 
 def kind_of_request(request: GenerationRequest) -> str:
     """The kind that its task will be of; as `kinds.kind_of` reads it from record-info."""
-    parts = [request.endpoint.value]
-    if request.endpoint is not Endpoint.GENERATE:
+    if isinstance(request, GenericRequest):
+        resolution = request.fields.get("resolution")
+        known = [resolution] if resolution in ("1K", "2K", "4K") else []
+        parts = [kind_of_endpoint(request.endpoint), *map(str, known)]
+    else:
+        parts = [request.endpoint.value]
+    if request.endpoint in (Endpoint.GENERATE_PRO, Endpoint.GENERATE_2):
         parts.append(getattr(request, "resolution", None) or DEFAULT_RESOLUTION)
     if request.image_urls:
         parts.append("edit")

@@ -36,11 +36,16 @@ def kind_of(details: TaskDetails) -> str | None:
 
 
 def _endpoint(operation: str) -> str:
-    if "pro" in operation:
+    if re.search(r"(banana|generate)[-_ ]?pro(?![a-z0-9])", operation):
         return "generate-pro"
     if re.search(r"banana[-_ ]?2|generate[-_ ]?2", operation):
         return "generate-2"
     if re.search(r"(text|image)toiamge", operation) or not operation:
         return "generate"
-    bare = re.sub(r"[^a-z0-9]+", "-", _RESOLUTION.sub("", operation)).strip("-")
+    return kind_of_endpoint(_RESOLUTION.sub("", operation))
+
+
+def kind_of_endpoint(name: str) -> str:
+    """What the kinds of an endpoint that this version does not know begin with."""
+    bare = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return bare[: MAX_KIND_LENGTH // 2] or "other"

@@ -10,9 +10,9 @@ import json
 import math
 import re
 from typing import Any
+from urllib.parse import quote
 
 from nanobanana_blocks.api.details import TaskDetails, TaskStatus, check_task_id, pair_urls
-from nanobanana_blocks.api.requests import Endpoint
 from nanobanana_blocks.api.times import read_time
 from nanobanana_blocks.errors import (
     APIError,
@@ -29,7 +29,6 @@ from nanobanana_blocks.errors import (
 
 RECORD_INFO = "/api/v1/nanobanana/record-info"
 CREDITS = "/api/v1/common/credit"
-SUBMIT = {endpoint: f"/api/v1/nanobanana/{endpoint.value}" for endpoint in Endpoint}
 
 FAILURE_CODES = frozenset({408, 501})
 """Codes of record-info's envelope by which sister products end a task: the generation failed, or
@@ -41,6 +40,11 @@ MAX_TEXT_LENGTH = 300
 
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _POLICY = re.compile(r"polic|flagged|prohibited|sensitive|nsfw", re.IGNORECASE)
+
+
+def submit_path(endpoint: str) -> str:
+    """Where a request to an endpoint is posted; its name has been checked."""
+    return f"/api/v1/nanobanana/{quote(endpoint, safe='')}"
 
 
 def read_record_info(

@@ -1,4 +1,4 @@
-"""What can be asked of the service's three submit endpoints, checked before anything is sent.
+"""What can be asked of the service's submit endpoints, checked before anything is sent.
 
 Fields and limits are those of the API's documentation; it does no I/O. Python's names and the API's
 own (`num_images` and `numImages`) are both understood.
@@ -16,16 +16,26 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    JsonValue,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nanobanana_blocks.api.forms import describe_briefly
-from nanobanana_blocks.api.prices import PRICES, Credits, PriceTable
+from nanobanana_blocks.api.own_fields import (
+    MAX_ENDPOINT_LENGTH,
+    check_own_fields,
+    name_problem,
+    needs_credits,
+)
+from nanobanana_blocks.api.prices import PRICES, Credits, PriceTable, total
 from nanobanana_blocks.errors import InvalidInput
 
 NO_CALLBACK_URL = "https://no-callback.invalid/"
@@ -84,16 +94,35 @@ def _refuse_text_and_booleans(value: object) -> object:
 NumberOfImages = Annotated[int, Field(ge=1, le=4), BeforeValidator(_refuse_text_and_booleans)]
 """A JSON number without a fraction, such as ``2`` or ``2.0``."""
 
+ExpectedCredits = Annotated[
+    float, Field(ge=0, strict=True, allow_inf_nan=False), AfterValidator(lambda n: total([n]))
+]
+
 DEFAULT_RESOLUTION: Resolution = "1K"
 """The service's own, where a request gives none."""
 
 
 class Endpoint(StrEnum):
-    """The submit endpoints, as the last part of their paths."""
+    """The submit endpoints that this version knows, as the last part of their paths."""
 
     GENERATE = "generate"
     GENERATE_PRO = "generate-pro"
     GENERATE_2 = "generate-2"
+
+
+KNOWN_ENDPOINTS = [endpoint.value for endpoint in Endpoint]
+
+
+def _check_endpoint_name(name: str) -> str:
+    if problem := name_problem(name, KNOWN_ENDPOINTS):
+        raise PydanticCustomError("endpoint_name", "{said}", {"said": problem})
+    return str(name)
+
+
+EndpointName = Annotated[
+    str, StringConstraints(max_length=MAX_ENDPOINT_LENGTH), AfterValidator(_check_endpoint_name)
+]
+"""An endpoint that this version knows, or the safe name of another."""
 
 
 class _Request(BaseModel):
@@ -107,8 +136,6 @@ class _Request(BaseModel):
     )
 
     wants_callback_url: ClassVar[bool]
-
-    prompt: Prompt = Field(description="What the image is to show.")
 
     @property
     def images_asked_for(self) -> int:
@@ -141,7 +168,11 @@ class _Request(BaseModel):
         return self.content() | ({"callBackUrl": address} if address else {})
 
 
-class GenerateRequest(_Request):
+class _KnownRequest(_Request):
+    prompt: Prompt = Field(description="What the image is to show.")
+
+
+class GenerateRequest(_KnownRequest):
     """A request to `/generate`; about 4 credits an image (observed)."""
 
     wants_callback_url: ClassVar[bool] = True
@@ -178,7 +209,7 @@ class GenerateRequest(_Request):
         return prices.credits(self.endpoint, images=self.images_asked_for)
 
 
-class GenerateProRequest(_Request):
+class GenerateProRequest(_KnownRequest):
     """A request to `/generate-pro`; about 24 credits at 2K (18 were observed, too)."""
 
     wants_callback_url: ClassVar[bool] = True
@@ -199,7 +230,7 @@ class GenerateProRequest(_Request):
         return prices.credits(self.endpoint, self.resolution or DEFAULT_RESOLUTION)
 
 
-class Generate2Request(_Request):
+class Generate2Request(_KnownRequest):
     """A request to `/generate-2`; about 8, 12 or 18 credits at 1K, 2K or 4K (observed)."""
 
     wants_callback_url: ClassVar[bool] = False
@@ -231,13 +262,110 @@ class Generate2Request(_Request):
         return prices.credits(self.endpoint, self.resolution or DEFAULT_RESOLUTION)
 
 
-GenerationRequest = GenerateRequest | GenerateProRequest | Generate2Request
+_HOISTED = {"prompt": ("prompt",), "imageUrls": ("imageUrls", "image_urls")}
+"""What a generic request has beside its fields, by its spelling among them."""
 
-REQUESTS: dict[Endpoint, type[GenerationRequest]] = {
+
+class GenericRequest(_Request):
+    """A request to an endpoint newer than this release, in the service's own fields.
+
+    Its fields are sent as they are; only the service knows them. `prompt` and `imageUrls` may stand
+    among them or beside them.
+    """
+
+    wants_callback_url: ClassVar[bool] = True
+
+    endpoint: EndpointName = Field(description="The last part of the endpoint's path.")
+    credits: ExpectedCredits = Field(description="What you expect one submit to cost.")
+    prompt: Prompt | None = Field(default=None, description="What the image is to show.")
+    image_urls: tuple[ImageSource, ...] | None = Field(
+        default=None, description="Images to work from: URLs, paths or store-block/path."
+    )
+    fields: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The service's own fields, as JSON."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_and_images_among_fields(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("fields"), dict):
+            return given
+        made, rest = dict(given), dict(given["fields"])
+        for name, spellings in _HOISTED.items():
+            if name in rest and all(made.get(spelling) is None for spelling in spellings):
+                for spelling in spellings:
+                    made.pop(spelling, None)
+                made[name] = rest.pop(name)
+        return made | {"fields": rest}
+
+    @field_validator("endpoint")
+    @classmethod
+    def _not_a_known_one(cls, value: str) -> str:
+        if value in KNOWN_ENDPOINTS:
+            raise PydanticCustomError(
+                "endpoint_known", "is known to this version, whose request checks its fields"
+            )
+        return value
+
+    @field_validator("fields")
+    @classmethod
+    def _checked_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_own_fields(value)
+
+    def cost(self, prices: PriceTable) -> Credits:  # noqa: ARG002  # no table has it
+        return self.credits
+
+    def content(self) -> dict[str, Any]:
+        named = self.model_dump(
+            mode="json", by_alias=True, exclude_none=True, include={"prompt", "image_urls"}
+        )
+        return self.fields | named
+
+
+KnownRequest = GenerateRequest | GenerateProRequest | Generate2Request
+GenerationRequest = KnownRequest | GenericRequest
+
+
+def _form_of(given: Any) -> str | None:
+    found = given.get("endpoint") if isinstance(given, dict) else getattr(given, "endpoint", None)
+    if found is None:
+        return None
+    return str(found) if found in KNOWN_ENDPOINTS else "other"
+
+
+AnyRequest = Annotated[
+    Annotated[GenerateRequest, Tag("generate")]
+    | Annotated[GenerateProRequest, Tag("generate-pro")]
+    | Annotated[Generate2Request, Tag("generate-2")]
+    | Annotated[GenericRequest, Tag("other")],
+    Discriminator(
+        _form_of,
+        custom_error_type="endpoint_missing",
+        custom_error_message="endpoint is missing",
+    ),
+]
+"""A request as a field of a model, told apart by its endpoint."""
+
+REQUESTS: dict[Endpoint, type[KnownRequest]] = {
     Endpoint.GENERATE: GenerateRequest,
     Endpoint.GENERATE_PRO: GenerateProRequest,
     Endpoint.GENERATE_2: Generate2Request,
 }
+
+
+def request_type(endpoint: str, expected: object) -> type[GenerationRequest]:
+    """What checks the fields of a request to an endpoint.
+
+    Raises:
+        InvalidInput: The name is none, or is not known and no credits are `expected`.
+    """
+    if endpoint in KNOWN_ENDPOINTS:
+        return REQUESTS[Endpoint(endpoint)]
+    if problem := name_problem(endpoint, KNOWN_ENDPOINTS):
+        raise InvalidInput(problem)
+    if expected is None:
+        raise InvalidInput(needs_credits(endpoint, KNOWN_ENDPOINTS))
+    return GenericRequest
 
 
 def check_callback_url(url: str) -> str:

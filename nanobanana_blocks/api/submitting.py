@@ -105,7 +105,7 @@ class SubmitQueue:
             try:
                 return await self._ask(
                     "POST",
-                    protocol.SUBMIT[request.endpoint],
+                    protocol.submit_path(request.endpoint),
                     _read_submitted,
                     limit=self.budget,
                     fresh=True,

@@ -80,7 +80,7 @@ class SubmissionAttempt(BaseModel):
     digest: str
     alternative: str | None = None
     name: str | None = None
-    endpoint: Endpoint
+    endpoint: str
     credits: int | float
     job_key: str
     owner: str | None = None
@@ -140,7 +140,7 @@ def new_attempt(
         digest=row.digest,
         alternative=alternative,
         name=row.name,
-        endpoint=request.endpoint,
+        endpoint=str(request.endpoint),
         credits=row.credits,
         job_key=f"{BATCH_JOB_PREFIX}{secrets.token_hex(16)}",
         owner=owner,
@@ -170,7 +170,7 @@ def unreadable_attempt(key: str, attempt: int, path: str) -> SubmissionAttempt:
         key=key,
         attempt=attempt,
         digest="",
-        endpoint=Endpoint.GENERATE,
+        endpoint=Endpoint.GENERATE.value,
         credits=0,
         job_key="",
         reserved_at=datetime.now(UTC),

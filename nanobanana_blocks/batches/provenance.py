@@ -11,7 +11,7 @@ from nanobanana_blocks.references import References
 def provenance_of_attempt(entry: SubmissionAttempt) -> Provenance:
     """What the ledger alone knows of an attempt."""
     return Provenance(
-        endpoint=entry.endpoint.value,
+        endpoint=entry.endpoint,
         credits_estimated=entry.credits,
         alternative_prompt=True if entry.alternative else None,
     )

@@ -52,6 +52,7 @@ from nanobanana_blocks.cli.output import (
     print_message,
     show_log,
 )
+from nanobanana_blocks.cli.own_fields import read_json
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.gallery import make_gallery_of_batch
@@ -244,6 +245,8 @@ def _defaults(texts: list[str]) -> RowDefaults:
             given[field] = int(value)
         elif field in ("googleSearch", "google_search"):
             given[field] = {"true": True, "false": False}.get(value.strip().lower(), value)
+        elif field in ("fields", "credits"):
+            given[field] = read_json(value)
         elif field in ("imageUrls", "image_urls"):
             given[field] = value.split()
     try:

@@ -45,6 +45,7 @@ from nanobanana_blocks.cli.output import (
     print_message,
     show_log,
 )
+from nanobanana_blocks.cli.own_fields import own_fields, read_json
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.report import ErrorSummary, LandingStatus
@@ -59,11 +60,17 @@ _log.setLevel(logging.WARNING)  # of one row there is no plan to tell
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the image is to show.")],
     to: To,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What the image is to show; only a newer endpoint may do without."),
+    ] = None,
     endpoint: Annotated[
-        Endpoint, typer.Option(help="The API endpoint to submit to.")
-    ] = Endpoint.GENERATE,
+        str,
+        typer.Option(
+            help="The API endpoint: generate, generate-pro, generate-2, or a newer one's name."
+        ),
+    ] = Endpoint.GENERATE.value,
     image: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,6 +96,24 @@ def generate(
         bool | None, typer.Option(help="Have the service look things up; generate-2 only.")
     ] = None,
     output_format: Annotated[str | None, typer.Option(help="png or jpg; generate-2 only.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME=VALUE",
+            help="A field of a newer endpoint, as JSON or else text; repeatable.",
+        ),
+    ] = None,
+    fields_json: Annotated[
+        str | None,
+        typer.Option("--fields", metavar="JSON", help="A newer endpoint's fields, as an object."),
+    ] = None,
+    expected_credits: Annotated[
+        str | None,
+        typer.Option(
+            "--credits", metavar="N", help="What you expect it to cost; for newer endpoints."
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The file's name, without extension; else the task's id.")
     ] = None,
@@ -116,9 +141,9 @@ def generate(
     What was submitted is noted beside the images before it is sent. The same command, run again
     after anything went wrong, goes on with that generation and does not pay twice.
     """
-    fields = {
+    options = {
         "prompt": prompt,
-        "endpoint": endpoint.value,
+        "endpoint": endpoint,
         "image_urls": image or None,
         "num_images": num_images,
         "image_size": image_size,
@@ -132,7 +157,11 @@ def generate(
     show_log()
 
     async def run() -> RowOutcome | SubmissionAttempt:
-        row, digest = _row_of(fields, again=again)
+        own = {
+            "fields": own_fields(field or [], fields_json),
+            "credits": expected_credits and read_json(expected_credits),
+        }
+        row, digest = _row_of(options | own, again=again)
         place = await find_place(to, storage_option)
         public = await find_public_place(references, references_url, storage_option)
         client = await make_client(credentials)
@@ -181,7 +210,7 @@ def _reworded(error: InvalidManifest) -> InvalidInput:
 
 def _option(field: str) -> str:
     name = NAMES.get(field, field)
-    special = {"prompt": "the prompt", "image_urls": "--image"}
+    special = {"prompt": "the prompt", "image_urls": "--image", "fields": "--field"}
     return special.get(name, f"--{name.replace('_', '-')}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,14 @@ def sandbox(
             "--fetch-references", help="Really fetch imageUrls, and refuse what cannot be."
         ),
     ] = False,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            metavar="NAME=CREDITS",
+            help="Play another submit endpoint, which takes any fields; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a local stand-in for the API; no credits are spent."""
     from nanobanana_blocks.sandbox import SandboxSettings, serve
@@ -67,5 +76,26 @@ def sandbox(
     with ending_well():
         if not speed > 0:
             raise InvalidInput(f"--speed must be more than 0, not {speed:g}")
-        settings = SandboxSettings(speed=speed, fetch_references=fetch_references)
+        settings = SandboxSettings(
+            speed=speed,
+            fetch_references=fetch_references,
+            other_endpoints=_endpoints(endpoint or []),
+        )
         serve(host, port, settings=settings, allow_remote=allow_remote)
+
+
+def _endpoints(texts: list[str]) -> dict[str, int]:
+    """The endpoints that ``name=credits`` texts give.
+
+    Raises:
+        InvalidInput: One is not of this form.
+    """
+    found = {}
+    for text in texts:
+        whole = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)=([0-9]{1,9})", text.strip())
+        if not whole:
+            raise InvalidInput(
+                f"--endpoint {text[:40]!r}: write NAME=CREDITS, such as generate-3=6"
+            )
+        found[whole[1]] = int(whole[2])
+    return found

@@ -9,13 +9,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nanobanana_blocks.api.details import TaskDetails
-from nanobanana_blocks.api.requests import REQUESTS, GenerationRequest, is_url
+from nanobanana_blocks.api.requests import REQUESTS, GenerationRequest, GenericRequest, is_url
 from nanobanana_blocks.storage.locations import redact
 
 MAX_SOURCE_LENGTH = 500
 """Characters of a reference's source that are recorded at most."""
 
 MAX_OPTION_LENGTH = 200
+MAX_OPTION_NAME = 60
+MAX_OWN_OPTION = 40
+"""Characters of a text in a field of an endpoint that this version does not know."""
+
+_TELLING = re.compile(r"prompt|text|secret|token|key|password|ur[li]", re.IGNORECASE)
 
 _ROW = "row:"
 _NOT_OPTIONS = frozenset({"prompt", "imageUrls", "endpoint"})
@@ -88,8 +93,8 @@ class Provenance(BaseModel):
             facts: Other fields.
         """
         return cls(
-            endpoint=request.endpoint.value,
-            options={k: v for k, v in request.content().items() if k in _OPTIONS} or None,
+            endpoint=str(request.endpoint),
+            options=_options(request) or None,
             references=_references(request.image_urls or (), digests or {}),
             prompt=request.prompt,
             **facts,
@@ -118,6 +123,21 @@ class Provenance(BaseModel):
                 "references": _references(filter(is_url, named), {}),
             }
         )
+
+
+def _options(request: GenerationRequest) -> dict[str, Any]:
+    """What a receipt may tell of a request: of fields that nobody here knows, no text as long or
+    as telling as a prompt or a URL."""
+    if not isinstance(request, GenericRequest):
+        return {k: v for k, v in request.content().items() if k in _OPTIONS}
+    return {
+        name: value
+        for name, value in request.fields.items()
+        if len(name) <= MAX_OPTION_NAME
+        and _is_plain(value)
+        and not _TELLING.search(name)
+        and not (isinstance(value, str) and (len(value) > MAX_OWN_OPTION or "://" in value))
+    }
 
 
 def _references(texts: Iterable[str], digests: Mapping[str, str]) -> list[Reference] | None:

@@ -16,6 +16,7 @@ documented |
 observed |
 | `operationType` of `generate-2`, with its resolution | documented |
 | `operationType` of `generate-pro` in the same form | assumed |
+| an endpoint of `other_endpoints`: takes any fields, its name is its `operationType` | assumed |
 | times without a zone that read as UTC+8 | observed |
 | a time that reads `24:00:00` (`time_style`) | observed |
 | times in epoch milliseconds, an early `completeTime`, an unknown task as 422 or as null data | \

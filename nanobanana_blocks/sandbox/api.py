@@ -1,4 +1,4 @@
-"""The API's five endpoints: who may ask, what is answered, and what it costs.
+"""The API's five endpoints, and others by name: who may ask, what is answered, and what it costs.
 
 The hot path (record-info) is a dictionary look-up and one cached body.
 """
@@ -42,9 +42,16 @@ class Api:
         self._closing = closing
         self._references = ReferenceFetcher(state)
 
+    def has(self, path: str) -> bool:
+        """Whether a path is the API's."""
+        return path in ROUTES or self._other(path) in self._state.settings.other_endpoints
+
+    def _other(self, path: str) -> str:
+        return path.removeprefix(API) if path.startswith(API) else ""
+
     async def serve(self, exchange: Exchange) -> None:
-        """Answer one request to a path of `ROUTES`, or spoil the answer."""
-        route, method = ROUTES[exchange.path]
+        """Answer one request to a path that it has, or spoil the answer."""
+        route, method = ROUTES.get(exchange.path) or (self._other(exchange.path), "POST")
         state = self._state
         state.counts.requests[route] += 1
         if exchange.method != method:
@@ -117,7 +124,8 @@ class Api:
             return self._refuse_submit(endpoint, None, 413)
         except submits.RefusedSubmitError as refused:
             return self._refuse_submit(endpoint, body, refused.code, str(refused))
-        cost = submits.price(endpoint, body)
+        others = self._state.settings.other_endpoints
+        cost = others[endpoint] if endpoint in others else submits.price(endpoint, body)
         if cost > self._state.credits_left:
             return self._refuse_submit(endpoint, body, 402)
         return self._accept_submit(endpoint, body, cost)
@@ -134,7 +142,7 @@ class Api:
         state = self._state
         template, edge = state.settings.submitted_task, state.settings.image_edge
         plan = submits.plan_for(endpoint, body, template, edge)
-        if any(word in body["prompt"] for word in state.settings.flagged_words):
+        if any(word in plan.prompt for word in state.settings.flagged_words):
             plan = submits.flagged(plan)
         task = state.begin(plan, body, submits.operation_type(endpoint, body))
         state.credits_spent += cost

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanobanana_blocks.sandbox.api import ROUTES, Api
+from nanobanana_blocks.sandbox.api import Api
 from nanobanana_blocks.sandbox.callbacks import CallbackPoster
 from nanobanana_blocks.sandbox.control import Control
 from nanobanana_blocks.sandbox.envelopes import spring_error
@@ -67,7 +67,7 @@ class SandboxApp:
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
         try:
-            if path in ROUTES:
+            if self._api.has(path):
                 await self._api.serve(exchange)
             elif path.startswith("/files/"):
                 await self._image_host.serve(exchange)

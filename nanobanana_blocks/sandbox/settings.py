@@ -262,6 +262,11 @@ class SandboxSettings(_Frozen):
         description="Whether submits really fetch their imageUrls, and are refused where one "
         "cannot be had without a key.",
     )
+    other_endpoints: dict[str, int] = Field(
+        default_factory=dict,
+        description="Submit endpoints that the service does not document, with the credits that "
+        "one submit costs; they take any fields.",
+    )
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1)
     rate_limits: tuple[RateLimit, ...] = ()
     callback_timeout_seconds: float = Field(default=15.0, gt=0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NORMAL_P99 = 2.3263
-SUBMIT_ROUTES = frozenset({"generate", "generate-pro", "generate-2"})
+OTHER_ROUTES = frozenset({"record-info", "credit", "files"})
 
 
 class UnusableTaskIdError(ValueError):
@@ -287,7 +287,7 @@ class SandboxState:
 def covers(target: str, route: str) -> bool:
     """Whether a fault's or a limit's target includes a route."""
     if target == "submit":
-        return route in SUBMIT_ROUTES
+        return route not in OTHER_ROUTES
     return target == route or (target == "api" and route != "files")
 
 

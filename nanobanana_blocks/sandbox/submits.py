@@ -1,4 +1,4 @@
-"""What the three submit endpoints accept, and what they cost.
+"""What the submit endpoints accept, and what they cost.
 
 Judges a request body; creates nothing and takes no money.
 """
@@ -35,9 +35,12 @@ def judge(endpoint: str, body: Any) -> None:
     """Raise `RefusedSubmitError` unless the endpoint accepts the body."""
     if not isinstance(body, dict):
         raise RefusedSubmitError(400, "The request body is not a JSON object")
-    _text(body, "prompt", needed=True)
+    _text(body, "prompt", needed=endpoint in JUDGES)
     _text(body, "callBackUrl")
-    JUDGES[endpoint](body)
+    if endpoint in JUDGES:
+        JUDGES[endpoint](body)
+    else:
+        _image_urls(body, at_most=None)
 
 
 def price(endpoint: str, body: dict[str, Any]) -> int:
@@ -52,6 +55,8 @@ def operation_type(endpoint: str, body: dict[str, Any]) -> str:
     """What record-info calls the operation."""
     if endpoint == "generate":
         return f"nanobanana_{body['type']}"
+    if endpoint not in JUDGES:
+        return endpoint
     name = "nano-banana-pro" if endpoint == "generate-pro" else "nano-banana-2"
     return f"{name}_{(body.get('resolution') or '1K').lower()}"
 
@@ -59,10 +64,12 @@ def operation_type(endpoint: str, body: dict[str, Any]) -> str:
 def plan_for(endpoint: str, body: dict[str, Any], template: TaskPlan, longer_edge: int) -> TaskPlan:
     """How the new task will behave: the template, with what the request asks for."""
     changes: dict[str, Any] = {
-        "prompt": body["prompt"],
+        "prompt": body.get("prompt") or template.prompt,
         "callback_url": body.get("callBackUrl"),
         "callback_shape": "record-info" if endpoint == "generate-2" else "generate",
     }
+    if endpoint not in JUDGES:
+        return template.model_copy(update=changes)
     if "images" not in template.model_fields_set:
         changes["images"] = body.get("numImages") or 1
     ratio = body.get("image_size") or body.get("aspectRatio") or "auto"

@@ -30,6 +30,8 @@ TAKEN_NAMES = "batches/taken_names.py"
 ATTEMPTS = "batches/attempts.py"
 POLICIES = "batches/policies.py"
 CREDIT_LIMIT = "batches/credit_limit.py"
+REQUESTS = "api/requests.py"
+ROWS = "batches/manifest/rows.py"
 
 MUTANTS = [
     Mutant(
@@ -366,5 +368,33 @@ MUTANTS = [
         "if self._is_written:",
         "if True:",
         "test_planning.py::test_a_receipt_that_names_its_row_is_known",
+    ),
+    Mutant(
+        "an endpoint that is not known is submitted to without a price",
+        REQUESTS,
+        "    if expected is None:\n",
+        "    if False:\n",
+        "test_newer_endpoints.py::test_without_credits_nothing_is_spent",
+    ),
+    Mutant(
+        "a field that a known endpoint does not have is left out in silence",
+        ROWS,
+        'fields.tell(name, f"{endpoint} has no {ALIASES[name]}; {others} {verb} it{place}")',
+        "place += others + verb",
+        "test_newer_endpoints.py::test_a_known_endpoint_takes_no_fields_of_others",
+    ),
+    Mutant(
+        "requests that differ in the service's own fields only are taken for one",
+        REQUESTS,
+        "        return self.fields | named\n",
+        "        return named\n",
+        "test_newer_endpoints.py::test_its_own_fields_are_a_part_of_what_a_row_is",
+    ),
+    Mutant(
+        "what the user expects a newer endpoint to cost does not count for max_credits",
+        REQUESTS,
+        "        return self.credits\n",
+        "        return 0\n",
+        "test_newer_endpoints.py::test_its_credits_count_for_the_limit",
     ),
 ]

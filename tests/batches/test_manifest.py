@@ -134,7 +134,7 @@ def test_null_means_not_given() -> None:
         ({"image_size": " \n"}, "21:9, not blank"),
         ({"image_size": "\x1b[0m"}, "21:9, not \N{REPLACEMENT CHARACTER}[0m"),
         ({"endpoint": "pro"}, "endpoint: must be one of generate, generate-pro, generate-2, not"),
-        ({"endpoint": []}, "endpoint: must be one of generate, generate-pro, generate-2, not"),
+        ({"endpoint": []}, "endpoint: must be one of generate, generate-pro, generate-2, or the"),
         ({"endpoint": "generate-2", "prompt": "x" * 20_001}, "at most 20,000 characters, not 20,0"),
         (
             {"endpoint": "generate-pro", "imageUrls": ["http://x"] * 9},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanobanana_blocks.batches.manifest.fields import OPTIONS
+from nanobanana_blocks.batches.manifest.fields import OPTIONS, OTHER_OPTIONS
 from nanobanana_blocks.cli.generate import generate
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command
@@ -167,8 +167,9 @@ def test_options_that_are_invalid_are_named(
 
 def test_every_option_of_every_endpoint_can_be_given() -> None:
     """Rule: a field that an endpoint learns is an option of the command, or follows from others."""
-    fields = {field for options in OPTIONS.values() for field in options}
-    given = set(inspect.signature(generate).parameters) | {"image_urls", "type"}
+    fields = {field for options in (*OPTIONS.values(), OTHER_OPTIONS) for field in options}
+    given = set(inspect.signature(generate).parameters)
+    given |= {"image_urls", "type", "fields", "credits"}
     assert fields <= given
 
 
@@ -179,3 +180,54 @@ def test_a_deployment_goes_on_with_it(nanobanana: Command, sandbox: Sandbox) -> 
     again = nanobanana("batch", "m.jsonl", "--to", "images", "--json")
     assert again.json["counts"]["already_landed"] == 1
     assert submits(sandbox) == 1
+
+
+class TestNewerEndpoints:
+    """An endpoint that this version does not know."""
+
+    @pytest.fixture(autouse=True)
+    def newer(self, sandbox: Sandbox) -> None:
+        sandbox.configure(submitted_task=DONE, other_endpoints={"generate-3": 6})
+
+    def test_its_own_fields(self, nanobanana: Command, sandbox: Sandbox) -> None:
+        """Rule: values are JSON or text; the same again is paid for once; no prompt is needed."""
+        own = ("--field", "seed=7", "--field", "style=ink", "--fields", '{"size": {"w": 2}}')
+        asked = ("generate", "--to", "images", "--endpoint", "generate-3", "--credits", "6", *own)
+        for _ in range(2):
+            assert nanobanana(*asked).code == 0
+        (submit,) = sandbox.submits()
+        assert submit.endpoint == "generate-3"
+        del submit.body["callBackUrl"]
+        assert submit.body == {"seed": 7, "style": "ink", "size": {"w": 2}}
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (("--endpoint", "generate-3"), "--endpoint: must be one of generate, generate-pro"),
+            (("--endpoint", "../x", "--credits", "6"), "last part of a newer endpoint's path"),
+            (("--endpoint", "generate-3", "--credits", "six"), "--credits: must be a number"),
+            (("--field", "seed=7"), "--field: generate has no fields"),
+            (("--field", "seed"), "write NAME=VALUE"),
+            (("--fields", "[1]"), "--fields is no JSON object"),
+            (("--fields", '{"a": 1}', "--field", "a=1"), "is given twice"),
+        ],
+    )
+    def test_mistakes(
+        self, nanobanana: Command, sandbox: Sandbox, options: tuple[str, ...], says: str
+    ) -> None:
+        """Rule: refused in the words of the command, before anything is sent."""
+        result = nanobanana("generate", "a fox", "--to", "images", *options)
+        assert result.code != 0
+        assert says in result.stderr
+        assert submits(sandbox) == 0
+
+    def test_a_default_of_a_batch(
+        self, nanobanana: Command, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        """Rule: `--default` takes the fields as JSON, and the credits."""
+        (tmp_path / "m.jsonl").write_text(json.dumps({"prompt": "a fox"}))
+        given = ("endpoint=generate-3", 'fields={"seed": 7}', "credits=6")
+        defaults = [text for each in given for text in ("--default", each)]
+        result = nanobanana("batch", "m.jsonl", "--to", "images", *defaults)
+        assert result.code == 0
+        assert sandbox.submits()[0].body["seed"] == 7

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from flows.land_images import land_images
 from nanobanana_blocks import (
+    GenericRequest,
     ImageStore,
     LandingReport,
     NanoBananaCredentials,
@@ -353,6 +354,22 @@ async def test_tasks_take_plain_json_values(sandbox: Sandbox, tmp_path: Path) ->
     with pytest.raises(errors.InvalidInput, match="mode"):
         await tasks.wait_for_task(task_id, poll={"mode": "never"})
     assert sandbox.stats().submits == submits
+
+
+async def test_tasks_take_endpoints_that_are_newer(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Rule: fields and credits as JSON, or as an object; nothing is sent without credits."""
+    sandbox.configure(submitted_task=TaskPlan(seconds=0), other_endpoints={"generate-3": 6})
+    asked = {"endpoint": "generate-3", "fields": {"prompt": "a fig", "seed": 7}, "credits": 6}
+    task_id = await tasks.submit_generation(asked)
+    outcome = await tasks.land_task(task_id, str(tmp_path), request=asked)
+    assert outcome.in_storage
+    made = json.loads((tmp_path / f"{task_id}.json").read_text())["provenance"]
+    assert (made["endpoint"], made["options"]) == ("generate-3", {"seed": 7})
+    assert await tasks.submit_generation(GenericRequest(**asked))
+    for wrong in ({"endpoint": "generate-3"}, {"endpoint": "../x", "credits": 1}):
+        with pytest.raises(errors.InvalidInput, match="endpoint"):
+            await tasks.submit_generation(wrong)
+    assert [submit.credits for submit in sandbox.submits()] == [6, 6]
 
 
 async def test_no_credentials_says_how_to_make_them(

@@ -26,6 +26,7 @@ from nanobanana_blocks import (
     Generate2Request,
     GenerateProRequest,
     GenerateRequest,
+    GenericRequest,
     ImageStore,
     NanoBananaCredentials,
     NanoBananaGeneration,
@@ -464,6 +465,7 @@ REQUESTS: list[GenerationRequest] = [
     GenerateRequest(prompt="a fig"),
     GenerateProRequest(prompt="a fig"),
     Generate2Request(prompt="a fig", resolution="2K"),
+    GenericRequest(endpoint="generate-3", prompt="a fig", fields={"seed": 7}, credits=6),
 ]
 
 
@@ -471,7 +473,7 @@ def generation_at(
     sandbox: Sandbox, request: GenerationRequest = REQUESTS[0], **fields: Any
 ) -> NanoBananaGeneration:
     block = NanoBananaCredentials(api_key=SecretStr(sandbox.api_key), base_url=sandbox.base_url)
-    sandbox.configure(submitted_task=TaskPlan(seconds=0.1))
+    sandbox.configure(submitted_task=TaskPlan(seconds=0.1), other_endpoints={"generate-3": 6})
     return NanoBananaGeneration(credentials=block, request=request, poll=QUICK, **fields)
 
 
@@ -523,7 +525,7 @@ async def test_a_sync_trigger_in_async_code(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.usefixtures("prefect_api")
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.endpoint.value)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: str(request.endpoint))
 async def test_a_saved_generation_goes_to_its_endpoint(
     sandbox: Sandbox, request_: GenerationRequest
 ) -> None:
@@ -536,7 +538,7 @@ async def test_a_saved_generation_goes_to_its_endpoint(
     await loaded.atrigger()
     [submit] = sandbox.submits()
     assert (submit.endpoint, submit.credits) == (
-        request_.endpoint.value,
+        str(request_.endpoint),
         request_.estimated_credits,
     )
 
@@ -553,7 +555,12 @@ def test_the_form_offers_the_endpoints() -> None:
     """Rule: Prefect's form lets people choose an endpoint, and every field has a description."""
     schema = NanoBananaGeneration.model_json_schema()
     offered = [choice["$ref"].split("/")[-1] for choice in schema["properties"]["request"]["anyOf"]]
-    assert offered == ["GenerateRequest", "GenerateProRequest", "Generate2Request"]
+    assert offered == [
+        "GenerateRequest",
+        "GenerateProRequest",
+        "Generate2Request",
+        "GenericRequest",
+    ]
     for name in offered:
         for field in schema["definitions"][name]["properties"].values():
             assert field["title"]

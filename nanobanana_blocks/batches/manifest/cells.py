@@ -14,6 +14,7 @@ _TEXTS = frozenset({"prompt", "prompt_on_content_policy", "watermark"})
 _CELLS: Mapping[str, TypeAdapter[Any]] = {
     "num_images": TypeAdapter(int),
     "google_search": TypeAdapter(bool),
+    "credits": TypeAdapter(float),
 }
 """What cells of a column mean, where that is not text."""
 
@@ -38,9 +39,9 @@ def from_cell(name: str, text: str) -> object:
             return _CELLS[name].validate_python(text)
         except ValidationError:
             return text
-    if name != "image_urls":
+    if name not in ("image_urls", "fields"):
         return text
-    if not text.startswith("["):
+    if name == "image_urls" and not text.startswith("["):
         return _urls(text)
     try:
         return parse_json(text)[0]

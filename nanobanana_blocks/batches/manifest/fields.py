@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
 from nanobanana_blocks.api.forms import describe_briefly
@@ -19,6 +19,9 @@ from nanobanana_blocks.api.requests import (
     REQUESTS,
     AspectRatio,
     Endpoint,
+    EndpointName,
+    ExpectedCredits,
+    GenericRequest,
     ImageSize,
     ImageSource,
     NumberOfImages,
@@ -31,19 +34,27 @@ ALTERNATIVE_PROMPT = "prompt_on_content_policy"
 ROW_FIELDS = ("task_id", "endpoint", "name", "key", ALTERNATIVE_PROMPT)
 """What a row may have that is not sent to an endpoint."""
 
-OPTIONS: Mapping[Endpoint, Mapping[str, str]] = {
-    endpoint: {
+
+def _options(request: type[BaseModel]) -> dict[str, str]:
+    return {
         name: field.alias or name
         for name, field in request.model_fields.items()
         if name not in ROW_FIELDS
     }
-    for endpoint, request in REQUESTS.items()
+
+
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    endpoint.value: _options(request) for endpoint, request in REQUESTS.items()
 }
-"""The fields of each endpoint, by Python's names, in the API's words."""
+"""The fields of each known endpoint, by Python's names, in the API's words."""
+
+OTHER_OPTIONS: Mapping[str, str] = _options(GenericRequest)
+"""The fields of rows for any other endpoint, in the same way."""
 
 ALIASES: Mapping[str, str] = {
     **{name: to_camel(name) for name in ROW_FIELDS},
     **{name: alias for options in OPTIONS.values() for name, alias in options.items()},
+    **OTHER_OPTIONS,
 }
 """All fields, by Python's names, in the API's words."""
 
@@ -70,8 +81,10 @@ class RowDefaults(BaseModel):
         json_schema_extra=describe_briefly,
     )
 
-    endpoint: Endpoint = Field(
-        default=Endpoint.GENERATE, description="The endpoint of rows that name none."
+    endpoint: EndpointName = Field(
+        default=Endpoint.GENERATE.value,
+        description="The endpoint of rows that name none: generate, generate-pro, generate-2, or "
+        "the name of a newer one.",
     )
     num_images: NumberOfImages | None = Field(
         default=None, description="How many images to make; generate only."
@@ -103,11 +116,20 @@ class RowDefaults(BaseModel):
     output_format: Literal["png", "jpg"] | None = Field(
         default=None, description="png or jpg; generate-2 only."
     )
+    fields: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="The service's own fields; endpoints newer than this release only.",
+    )
+    credits: ExpectedCredits | None = Field(
+        default=None,
+        description="What you expect one submit to cost; endpoints newer than this release only.",
+    )
 
 
 def having(name: str) -> str:
     """The endpoints that know a field, in words."""
-    return " and ".join(endpoint.value for endpoint, known in OPTIONS.items() if name in known)
+    found = [endpoint for endpoint, known in OPTIONS.items() if name in known]
+    return " and ".join(found) or "an endpoint that this version does not know"
 
 
 def unknown(spelling: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nanobanana_blocks.api.details import check_task_id
-from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
+from nanobanana_blocks.api.requests import GenerationRequest, GenericRequest, request_type
 from nanobanana_blocks.batches.manifest.cells import from_cell
 from nanobanana_blocks.batches.manifest.chains import linked
 from nanobanana_blocks.batches.manifest.checks import name_problem, repeated_header, unusable
@@ -23,6 +23,7 @@ from nanobanana_blocks.batches.manifest.fields import (
     ALTERNATIVE_PROMPT,
     NAMES,
     OPTIONS,
+    OTHER_OPTIONS,
     ROW_FIELDS,
     RowDefaults,
     having,
@@ -38,7 +39,7 @@ MAX_KEY_LENGTH = 200
 """Characters that a row's key has at most."""
 
 _MAX_UNKNOWN = 10
-_NOT_QUOTED = frozenset({"prompt", "image_urls"})
+_NOT_QUOTED = frozenset({"prompt", "image_urls", "fields"})
 
 
 @dataclass(slots=True)
@@ -70,13 +71,16 @@ class RowChecker:
         self._endpoint = defaults.endpoint
         given = defaults.model_dump(exclude={"endpoint"}, exclude_none=True)
         self._defaults: dict[str, Any] = given
-        self._defaults_of = {
+        self._defaults_of: dict[str, dict[str, Any]] = {
             endpoint: {name: value for name, value in given.items() if name in options}
             for endpoint, options in OPTIONS.items()
         }
-        self._endpoints: set[Endpoint] = set()
+        self._defaults_of_others: dict[str, Any] = {
+            k: v for k, v in given.items() if k in OTHER_OPTIONS
+        }
+        self._endpoints: set[str] = set()
         self._all_understood = True
-        self._told_defaults: set[tuple[Endpoint, str]] = set()
+        self._told_defaults: set[tuple[str, str]] = set()
         self._unknown_columns: set[str] = set()
         self._files: dict[str, int] = {}
         self._keys: dict[str, tuple[int, str]] = {}
@@ -122,7 +126,7 @@ class RowChecker:
         if not self._rows and not self.problems:
             self.problems.append(Problem(None, None, "it has no rows"))
         elif self._all_understood and self._endpoints:
-            useful = set().union(*(self._defaults_of[endpoint] for endpoint in self._endpoints))
+            useful = set().union(*map(self._defaults_for, self._endpoints))
             for name in self._defaults.keys() - useful:
                 reason = f"only {having(name)} can have it"
                 place = f"defaults.{ALIASES[name]}"
@@ -204,49 +208,52 @@ class RowChecker:
             fields.tell("task_id", f"is that of row {other} too")
         return task_id
 
+    def _defaults_for(self, endpoint: str) -> Mapping[str, Any]:
+        of_others: Mapping[str, Any] = self._defaults_of_others
+        return self._defaults_of.get(endpoint, of_others)
+
     def _request(self, fields: _Fields) -> GenerationRequest | None:
         asked = {name: fields.values[name] for name in fields.values if name not in ROW_FIELDS}
-        endpoint = self._endpoint_of(fields)
-        if endpoint is None:
+        endpoint = fields.values.get("endpoint", self._endpoint)
+        given = fields.values.get("credits", self._defaults_of_others.get("credits"))
+        try:
+            form = request_type(endpoint, given)
+        except InvalidInput as error:
+            fields.tell("endpoint", error.message)
             self._all_understood = False
             return None
         self._endpoints.add(endpoint)
-        self._check_alternative(fields, endpoint)
-        for name in [name for name in asked if name not in OPTIONS[endpoint]]:
+        self._check_alternative(fields, form)
+        options = OPTIONS.get(endpoint, OTHER_OPTIONS)
+        for name in [name for name in asked if name not in options]:
             others = having(name)
             verb = "have" if " and " in others else "has"
-            fields.tell(name, f"{endpoint.value} has no {ALIASES[name]}; {others} {verb} it")
+            place = "" if endpoint in OPTIONS else ". Write it into fields"
+            fields.tell(name, f"{endpoint} has no {ALIASES[name]}; {others} {verb} it{place}")
             del asked[name]
-        added = {k: v for k, v in self._defaults_of[endpoint].items() if k not in asked}
+        added = {k: v for k, v in self._defaults_for(endpoint).items() if k not in asked}
+        named = {"endpoint": endpoint} if form is GenericRequest else {}
         try:
-            return REQUESTS[endpoint].model_validate(added | asked)
+            return form.model_validate(added | asked | named)
         except ValidationError as error:
             self._tell_invalid(error, fields, endpoint, added)
             return None
 
-    def _check_alternative(self, fields: _Fields, endpoint: Endpoint) -> None:
+    def _check_alternative(self, fields: _Fields, form: type[GenerationRequest]) -> None:
         prompt = fields.values.get(ALTERNATIVE_PROMPT)
         if prompt is None:
             return
         try:
-            REQUESTS[endpoint].model_validate({"prompt": prompt})
+            more = {"endpoint": "other", "credits": 0} if form is GenericRequest else {}
+            form.model_validate({"prompt": prompt} | more)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             fields.tell(ALTERNATIVE_PROMPT, reworded(detail, quote=False))
         if prompt == fields.values.get("prompt"):
             fields.tell(ALTERNATIVE_PROMPT, "is the prompt itself, which would be refused again")
 
-    def _endpoint_of(self, fields: _Fields) -> Endpoint | None:
-        value = fields.values.get("endpoint", self._endpoint)
-        try:
-            return Endpoint(value)
-        except ValueError:
-            choices = ", ".join(endpoint.value for endpoint in Endpoint)
-            fields.tell("endpoint", f"must be one of {choices}, not {value_shown(value)}")
-            return None
-
     def _tell_invalid(
-        self, error: ValidationError, fields: _Fields, endpoint: Endpoint, added: Mapping[str, Any]
+        self, error: ValidationError, fields: _Fields, endpoint: str, added: Mapping[str, Any]
     ) -> None:
         told = set()
         for detail in error.errors(include_url=False):
@@ -263,7 +270,7 @@ class RowChecker:
             elif (endpoint, name) not in self._told_defaults:
                 self._told_defaults.add((endpoint, name))
                 place = f"defaults.{ALIASES[name]}"
-                self.problems.append(Problem(None, place, f"{message} ({endpoint.value})"))
+                self.problems.append(Problem(None, place, f"{message} ({endpoint})"))
 
     def _claim_files(
         self,
@@ -307,7 +314,7 @@ class RowChecker:
 
 def _digest(request: GenerationRequest | None, task_id: str | None) -> str:
     content = (
-        json.dumps({"endpoint": request.endpoint.value, **request.content()}, sort_keys=True)
+        json.dumps({"endpoint": str(request.endpoint), **request.content()}, sort_keys=True)
         if request
         else str(task_id)
     )

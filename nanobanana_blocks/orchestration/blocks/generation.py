@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 from pydantic.config import JsonDict
 
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
-from nanobanana_blocks.api.requests import GenerationRequest, check_callback_url
+from nanobanana_blocks.api.requests import AnyRequest, check_callback_url
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -143,10 +143,9 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
     credentials: NanoBananaCredentials = Field(
         title="Credentials", description="The key to the API, whose account pays."
     )
-    request: GenerationRequest = Field(
+    request: AnyRequest = Field(
         title="Request",
-        description="What to generate, in the words of one of the API's three submit endpoints.",
-        discriminator="endpoint",
+        description="What to generate, in the words of one of the API's submit endpoints.",
         json_schema_extra=_any_of,
     )
     callback_url: SecretStr = Field(
@@ -198,7 +197,7 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
             self.logger.info(
                 "Submitted generation task %s to %s for about %s credits",
                 task_id,
-                self.request.endpoint.value,
+                str(self.request.endpoint),
                 self.request.estimated_credits,
             )
         return NanoBananaTask(

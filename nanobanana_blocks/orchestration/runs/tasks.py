@@ -9,7 +9,7 @@ from prefect.runtime import task_run
 from pydantic import BaseModel, ValidationError
 
 from nanobanana_blocks.api.details import TaskDetails
-from nanobanana_blocks.api.requests import REQUESTS, Endpoint, GenerationRequest
+from nanobanana_blocks.api.requests import Endpoint, GenerationRequest, GenericRequest, request_type
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.landing.provenance import Provenance
@@ -152,18 +152,18 @@ def _read_request(request: GenerationRequest | Mapping[str, Any]) -> GenerationR
     fields = dict(request)
     name = fields.pop("endpoint", Endpoint.GENERATE)
     try:
-        endpoint = Endpoint(name)
-    except ValueError:
-        known = ", ".join(endpoint.value for endpoint in Endpoint)
-        raise InvalidInput(f"endpoint {name!r:.60} is unknown: write one of {known}") from None
-    return _read(REQUESTS[endpoint], fields, "request")
+        form = request_type(name, fields.get("credits"))
+    except InvalidInput as error:
+        raise InvalidInput(f"endpoint {name!r:.60}: {error.message}") from None
+    named = {"endpoint": name} if form is GenericRequest else {}
+    return _read(form, fields | named, "request")
 
 
 def name_submit() -> str:
     """Name a task run after what it does: ``submit to generate-2``."""
     request = task_run.parameters["request"]
     if isinstance(request, GenerationRequest):
-        return f"submit to {request.endpoint.value}"
+        return f"submit to {request.endpoint}"
     return "submit"
 
 
@@ -181,7 +181,8 @@ async def submit_generation(
 
     Args:
         request: What to generate: a `GenerationRequest`, or its fields as JSON callers have them,
-            with its `endpoint` where that is not `generate`.
+            with its `endpoint` where that is not `generate`. For an endpoint newer than this
+            release, `fields` and `credits`, as `GenericRequest` has them.
         credentials: Name of a saved `NanoBananaCredentials` block.
         callback_url: Where the service is to post the outcome.
         references: Name of a saved `ImageStore` block with a public URL, where copies of files
