@@ -231,8 +231,8 @@ def _log_plan(
 ) -> None:
     """Log what is about to be done, and what has changed since earlier runs."""
     log.info(
-        "%s rows in %s, %s of them to be submitted",
-        f"{len(batch.rows):,}",
+        "%s in %s, %s to be submitted",
+        "1 row" if len(batch.rows) == 1 else f"{len(batch.rows):,} rows",
         batch.landing.destination.path,
         f"{len(batch.rows_to_submit):,}",
     )
