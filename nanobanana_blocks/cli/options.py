@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -204,6 +205,8 @@ def quieten_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     warnings.simplefilter("ignore")
+    # Some of Prefect's loggers have no handler, and Python would print their warnings.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def parse_storage_options(options: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nanobanana_blocks.api.requests import is_url
@@ -36,11 +36,16 @@ def is_file(text: str) -> bool:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """Where a file is: a storage, how it is reached, and the path there."""
+    """Where a file is: a storage, how it is reached, and the path there.
+
+    `no_store` is what its text begins with, where that might have been meant as a saved place's
+    name but is none.
+    """
 
     root: Location
     path: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    no_store: str | None = field(default=None, compare=False)
 
     @classmethod
     def at(cls, place: str, options: Mapping[str, Any]) -> SourceFile:
@@ -58,6 +63,12 @@ class SourceFile:
         if self.root.local is not None:
             return str(self.root.local / self.path)
         return Location.child(self.root.redacted, self.path)
+
+    @property
+    def why_missing(self) -> str:
+        """What to say where there is no such file."""
+        meant = f", and no ImageStore is saved as {self.no_store!r}" if self.no_store else ""
+        return f"{self.shown} does not exist{meant}: check the spelling"
 
 
 class SourceFinder:
@@ -101,9 +112,11 @@ class SourceFinder:
             return SourceFile.at(Location.child(store.url, in_store["path"]), store.options)
         if text.startswith(("/", "~")):
             return SourceFile.at(text, {})
-        return SourceFile.at(
-            Location.child(self._near.url, text.removeprefix("./")), self._near.options
-        )
+        near = Location.child(self._near.url, text.removeprefix("./"))
+        found = SourceFile.at(near, self._near.options)
+        if in_store and self._load_store:
+            return replace(found, no_store=in_store["store"])
+        return found
 
     async def _store(self, name: str) -> StorageLocation | None:
         if name not in self._stores and self._load_store:

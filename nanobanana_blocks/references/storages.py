@@ -37,7 +37,7 @@ class Storages:
         files = await self._at(file)
         facts = await files.facts_of(file.path)
         if facts is None:
-            raise UnusableReference(f"{file.shown} does not exist: check the spelling")
+            raise UnusableReference(file.why_missing)
         if known and facts.version and (known.size, known.version) == (facts.size, facts.version):
             return known
         return Known.of(await self._picture(file, files, facts), facts.version)

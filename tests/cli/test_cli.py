@@ -345,6 +345,7 @@ from nanobanana_blocks.cli.options import quieten_prefect
 from nanobanana_blocks.cli.output import show_log
 
 quieten_prefect()
+logging.getLogger("EventsWorker").warning("of a library")
 import prefect.main
 from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings

@@ -56,6 +56,22 @@ async def test_what_names_no_file(text: str, says: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "photo/a.png",
+            "s3://jobs/today/photo/a.png does not exist, and no ImageStore is saved as ",
+        ),
+        ("photos/a.png", "s3://shop/photos/a.png does not exist: check the spelling"),
+        ("a.png", "s3://jobs/today/a.png does not exist: check the spelling"),
+    ],
+)
+async def test_what_a_misspelt_name_is_told(text: str, says: str) -> None:
+    """Rule: what may have been meant as the name of a saved place is told to be none."""
+    assert (await SourceFinder(NEAR, None, load_store).find(text)).why_missing.startswith(says)
+
+
 def test_what_is_no_file() -> None:
     """Rule: URLs that the service fetches, and other rows, are no files."""
     assert [is_file(t) for t in ("HTTPS://h/a", "row:a", "row.png", "s3://b/a")] == [
