@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.storage_kinds import KINDS, Kind
+from tests.support.storage_kinds import IN_THIS_PROCESS, KINDS, Kind
 
 CONFORMANCE = "tests/storage/test_conformance.py"
 HEADING = """# What each kind of storage was seen to do
@@ -51,7 +51,12 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]
         yield running
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in IN_THIS_PROCESS else pytest.mark.slow)
+        for name in sorted(KINDS)
+    ]
+)
 def kind(
     request: pytest.FixtureRequest,
     kinds: dict[str, Kind],

@@ -422,3 +422,6 @@ KINDS = {
     "ftp": ftp,
 }
 """Each kind by the name of what serves it."""
+
+IN_THIS_PROCESS = ("local", "memory", "moto")
+"""Those that run in the process of the tests."""
