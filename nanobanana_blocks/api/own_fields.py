@@ -7,6 +7,7 @@ path, and that fields are JSON that can be sent and compared. No I/O.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -65,7 +66,7 @@ def check_own_fields(fields: dict[str, Any]) -> dict[str, Any]:
         if name in fields:
             raise _error(f"has {name}, which is given beside it too")
     for name, value in fields.items():
-        if re.search(r"ur[li]s?$", name, re.IGNORECASE) and not _all_urls(value):
+        if _takes_urls(name) and not _all_urls(value):
             raise _error(
                 f"has no URL in {_shown(name)}. Only images in imageUrls may be files or rows: "
                 "give a URL here"
@@ -79,12 +80,26 @@ def check_own_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def urls_in(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The URLs in checked fields, each with the name of its field as it may be shown."""
+    for name, value in fields.items():
+        if _takes_urls(name):
+            yield from ((_shown(name), url) for url in _items(value) if url is not None)
+
+
+def _takes_urls(name: str) -> bool:
+    return re.search(r"ur[li]s?$", name, re.IGNORECASE) is not None
+
+
 def _all_urls(value: object) -> bool:
-    items = value if isinstance(value, list) else [value]
     return all(
         item is None or (isinstance(item, str) and re.match(r"(?i)https?://[^\s/?#]", item))
-        for item in items
+        for item in _items(value)
     )
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _canonical(value: Any, nesting: int) -> Any:

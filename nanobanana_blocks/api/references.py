@@ -34,12 +34,18 @@ def check_references(request: GenerationRequest, base_url: str) -> None:
 
 
 def unfetchable_reference(request: GenerationRequest, base_url: str) -> str | None:
-    """What is wrong with the first reference image that the API can never fetch, if one is."""
+    """What is wrong with the first URL that the API can never fetch, if one is."""
     for number, image in enumerate(request.image_urls or (), 1):
         if is_url(image) and (where := beyond_reach(image, base_url)):
             return (
                 f"image URL {number} is on {where} that the service cannot fetch from: upload the "
                 "image to where it is public"
+            )
+    for name, url in request.urls_in_own_fields:
+        if where := beyond_reach(url, base_url):
+            return (
+                f"fields: the URL in {name} is on {where} that the service cannot fetch from: "
+                "upload the file to where it is public"
             )
     return None
 

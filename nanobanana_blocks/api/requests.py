@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -34,6 +35,7 @@ from nanobanana_blocks.api.own_fields import (
     check_own_fields,
     name_problem,
     needs_credits,
+    urls_in,
 )
 from nanobanana_blocks.api.prices import PRICES, Credits, PriceTable, total
 from nanobanana_blocks.errors import InvalidInput
@@ -146,6 +148,11 @@ class _Request(BaseModel):
     def estimated_credits(self) -> Credits:
         """About what it costs, by the price table of this version; see `api.prices`."""
         return self.cost(PRICES)
+
+    @property
+    def urls_in_own_fields(self) -> Iterable[tuple[str, str]]:
+        """URLs in fields that this version does not know, each after its field's name."""
+        return ()
 
     @abstractmethod
     def cost(self, prices: PriceTable) -> Credits:
@@ -311,6 +318,10 @@ class GenericRequest(_Request):
     @classmethod
     def _checked_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
         return check_own_fields(value)
+
+    @property
+    def urls_in_own_fields(self) -> Iterable[tuple[str, str]]:
+        return urls_in(self.fields)
 
     def cost(self, prices: PriceTable) -> Credits:  # noqa: ARG002  # no table has it
         return self.credits

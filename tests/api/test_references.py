@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from nanobanana_blocks import Generate2Request, GenerateRequest, NanoBananaClient
+from nanobanana_blocks import (
+    Generate2Request,
+    GenerateRequest,
+    GenericRequest,
+    NanoBananaClient,
+)
 from nanobanana_blocks.api.protocol import read_record_info
 from nanobanana_blocks.api.references import unfetchable_reference
 from nanobanana_blocks.errors import APIError, InvalidInput
@@ -48,6 +55,18 @@ def test_a_host_that_a_public_service_cannot_reach(host: str) -> None:
     assert problem.startswith("image URL 2 is on ")
     assert "secret" not in problem
     assert "s3cr3t" not in problem
+
+
+@pytest.mark.parametrize("urls", ["{}", ["https://example.com/a.png", "{}"]])
+def test_a_url_in_a_field_of_a_newer_endpoint(urls: str | list[str]) -> None:
+    """Rule: the same holds for every URL that such a request has; its field is named."""
+    for host, is_refused in (("10.0.0.1", True), ("example.com", False)):
+        url = f"http://{host}/secret.png"
+        value = json.loads(json.dumps(urls).replace("{}", url))
+        request = GenericRequest(endpoint="generate-3", fields={"maskUrl": value}, credits=6)
+        problem = unfetchable_reference(request, PUBLIC) or ""
+        assert ("fields: the URL in 'maskUrl' is on 10.0.0.1" in problem) is is_refused
+        assert "secret" not in problem
 
 
 @pytest.mark.parametrize(

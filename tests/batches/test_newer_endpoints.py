@@ -183,6 +183,9 @@ def test_its_own_fields_are_a_part_of_what_a_row_is() -> None:
     assert digest(fields={"a": 1, "b": {"c": 2, "d": 3}}, credits=7) == base
     assert digest(fields={"a": 1, "b": {"c": 2, "d": 4}}) != base
     assert digest(fields={"a": 1, "b": {"c": 2, "d": 3}}, endpoint="generate-4") != base
+    named = digest(fields={"endpoint": "a"})
+    assert digest(fields={"endpoint": "a"}, endpoint="generate-4") != named
+    assert digest(fields={"endpoint": "b"}) != named
     (among,) = rows_of({"endpoint": "x", "credits": 1, "fields": {"prompt": "A fig"}})
     (beside,) = rows_of({"endpoint": "x", "credits": 1, "prompt": "A fig"})
     assert among.digest == beside.digest

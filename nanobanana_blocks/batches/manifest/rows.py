@@ -313,9 +313,11 @@ class RowChecker:
 
 
 def _digest(request: GenerationRequest | None, task_id: str | None) -> str:
-    content = (
-        json.dumps({"endpoint": str(request.endpoint), **request.content()}, sort_keys=True)
-        if request
-        else str(task_id)
-    )
-    return shortened(content)
+    return shortened(_canonical(request) if request else str(task_id))
+
+
+def _canonical(request: GenerationRequest) -> str:
+    endpoint, content = str(request.endpoint), request.content()
+    # A newer endpoint may have a field of this name, which must not hide where it is submitted.
+    told = [endpoint, content] if "endpoint" in content else {"endpoint": endpoint, **content}
+    return json.dumps(told, sort_keys=True)
