@@ -12,7 +12,6 @@ import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fsspec.registry import known_implementations, registry
 
@@ -90,6 +89,11 @@ class Location:
                 f"{text}: percent signs in a file URL are taken literally. Write the plain path."
             )
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.resolve would follow links
+        if str(folder) != str(folder).strip():
+            raise DestinationError(
+                f"{text}: the folder's name ends with a space, which is dropped where it is read "
+                "again. Rename the folder."
+            )
         return cls(protocol="file", url=str(folder), redacted=str(folder), local=folder)
 
     @classmethod
@@ -110,11 +114,11 @@ class Location:
         prefix, rest = f"{protocol}://", text.partition("://")[2].rstrip("/")
         if protocol == "memory":
             rest = rest.lstrip("/")  # both ways of writing it name the same folder
-        elif not rest or (protocol in _NAMES_AUTHORITY and rest.startswith("/")):
+        elif not rest or (protocol in _NAMES_AUTHORITY and rest.split("/")[0] in ("", ".", "..")):
             raise DestinationError(
                 f"{redacted}: it names no bucket, container or host. Write {prefix}NAME/folder."
             )
-        if protocol in ("sftp", "ssh") and not urlsplit(text).path.strip("/"):
+        if protocol in ("sftp", "ssh") and "/" not in rest:
             raise DestinationError(
                 f"{redacted}: it names no folder on the host. Write {prefix}HOST/folder."
             )

@@ -26,6 +26,9 @@ DOTS = "are names like any other"
         ("sftp://ann:s3cr3t@host//srv/images", TWO_SLASHES),
         ("memory://a//b", TWO_SLASHES),
         ("s3:///bucket/a", "names no bucket"),
+        ("s3://..", "names no bucket"),
+        ("s3://./a", "names no bucket"),
+        ("images /.", "ends with a space"),
         ("az:///box/a", "names no bucket"),
         ("s3://bucket/./a", DOTS),
         ("s3://bucket/a/.", DOTS),
@@ -144,6 +147,8 @@ async def test_messages_call_a_destination_as_they_are_told(tmp_path: Path) -> N
         "sftp://ann:12/s3cr3t@host/images",
         "sftp://ann:@s3cr3t/@host/images",
         "webdav://ann:22?s3cr3t@host/images",
+        "sftp://ann:[s3cr3t]@host/images",
+        "sftp://ann:\u2100s3cr3t@host/images",
     ],
 )
 def test_a_password_that_looks_like_a_port_or_a_host_is_not_shown(url: str) -> None:
