@@ -76,6 +76,11 @@ def samples() -> Path:
     return Path(__file__).parent / "samples"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: half of the time of most tests is waiting."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests by what they start, which their fixtures tell."""
     for item in items:

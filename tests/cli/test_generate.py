@@ -121,6 +121,7 @@ def test_a_lost_answer_is_not_paid_for_twice(nanobanana: Command, sandbox: Sandb
     assert submits(sandbox) == 1
 
 
+@pytest.mark.slow
 def test_an_api_that_does_not_answer(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: where nothing answers, nothing is reserved: the same command submits it later."""
     here = ("generate", "a", "--to", "images", "--timeout", "10")

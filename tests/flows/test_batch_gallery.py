@@ -18,8 +18,15 @@ from tests.support.prefect_runs import artifact_of, last_run
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
-async def run(folder: Path, destination: str, *, gallery: bool = True) -> BatchReport:
-    rows = [{"prompt": "A banana", "name": "plate"}, {"task_id": "f" * 32, "name": "unknown"}]
+REFUSED = TaskPlan(seconds=0, outcome="generate-failed", error_code=400, error_message="Too odd")
+
+
+async def run(
+    sandbox: Sandbox, folder: Path, destination: str, *, gallery: bool = True
+) -> BatchReport:
+    sandbox.configure(submitted_task=TaskPlan(seconds=0))
+    refused = sandbox.add_task(REFUSED)
+    rows = [{"prompt": "A banana", "name": "plate"}, {"task_id": refused, "name": "refused"}]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report: BatchReport = await run_batch(
         str(folder / "rows.jsonl"),
@@ -33,11 +40,11 @@ async def run(folder: Path, destination: str, *, gallery: bool = True) -> BatchR
 
 async def test_its_pages_and_the_summary(sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: the run's summary says where the gallery is; without prompts being kept it has none."""
-    sandbox.configure(submitted_task=TaskPlan(seconds=0))
-    await run(tmp_path, f"{tmp_path}/images")
+    await run(sandbox, tmp_path, f"{tmp_path}/images")
     page = Page((tmp_path / "images" / "index.html").read_text())
     assert page.values("img", "alt") == ["plate"]
-    assert "row 2 (unknown) failed the API does not know this task id" in page.text
+    assert "row 2 (refused) failed" in page.text
+    assert "Too odd" in page.text
     assert "A banana" not in page.text
     summary = await artifact_of(await last_run(), SUMMARY_KEY)
     assert f"Gallery: `{tmp_path}/images/index.html`" in str(summary.data)
@@ -45,17 +52,15 @@ async def test_its_pages_and_the_summary(sandbox: Sandbox, tmp_path: Path) -> No
 
 async def test_prompts_where_they_are_kept(sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: a store that keeps prompts has them in its gallery."""
-    sandbox.configure(submitted_task=TaskPlan(seconds=0))
     store = ImageStore(url=f"{tmp_path}/images", keep_prompts=True)
     await store.asave("keeps-prompts", overwrite=True)
-    await run(tmp_path, "keeps-prompts")
+    await run(sandbox, tmp_path, "keeps-prompts")
     assert "A banana" in Page((tmp_path / "images" / "index.html").read_text()).text
 
 
 async def test_turned_off(sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: `gallery=False` writes no page."""
-    sandbox.configure(submitted_task=TaskPlan(seconds=0))
-    await run(tmp_path, f"{tmp_path}/images", gallery=False)
+    await run(sandbox, tmp_path, f"{tmp_path}/images", gallery=False)
     assert (tmp_path / "images" / "plate.json").exists()
     assert not (tmp_path / "images" / "index.html").exists()
     summary = await artifact_of(await last_run(), SUMMARY_KEY)

@@ -107,7 +107,7 @@ def process(command: list[str], port: int, **options: Any) -> Iterator[subproces
     finally:
         running.terminate()
         try:
-            running.wait(10)
+            running.wait(1)
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
