@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -409,19 +410,48 @@ def ftp(folder: Path) -> Iterator[Kind]:
         )
 
 
-KINDS = {
+@contextmanager
+def through_fsspec(
+    kind: Callable[[Path], AbstractContextManager[Kind]], folder: Path
+) -> Iterator[Kind]:
+    """A kind whose images are written by fsspec, also where obstore is installed."""
+    off = {"obstore": False}
+
+    def at_port(host: str, port: int) -> tuple[str, dict[str, Any]]:
+        assert running.at_port
+        url, options = running.at_port(host, port)
+        return url, options | off
+
+    with kind(folder) as running:
+        yield replace(
+            running,
+            options=running.options | off,
+            wrong=running.wrong and running.wrong | off,
+            limited={name: options | off for name, options in running.limited.items()},
+            at_port=at_port,
+        )
+
+
+KINDS: dict[str, Callable[[Path], AbstractContextManager[Kind]]] = {
     "local": local,
     "memory": memory,
     "moto": moto,
     "seaweedfs": seaweedfs,
+    "seaweedfs_fsspec": partial(through_fsspec, seaweedfs),
     "rclone": rclone,
     "azurite": azurite,
+    "azurite_fsspec": partial(through_fsspec, azurite),
     "fake_gcs": fake_gcs,
     "openssh": openssh,
     "webdav": webdav,
     "ftp": ftp,
 }
-"""Each kind by the name of what serves it."""
+
+"""Each kind by the name of what serves it.
+
+S3 and Azure are written to through obstore where it is installed, and otherwise, as in the kinds
+that are named for it, through fsspec.
+"""
 
 IN_THIS_PROCESS = ("local", "memory", "moto")
 """Those that run in the process of the tests."""

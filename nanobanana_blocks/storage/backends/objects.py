@@ -6,8 +6,10 @@ import asyncio
 import importlib
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from nanobanana_blocks.storage.backends.direct import OBSTORE, DirectPuts, direct_puts
 from nanobanana_blocks.storage.backends.remote import RemoteFolder, close_quietly
 from nanobanana_blocks.storage.causes import (
     CannotCreate,
@@ -15,6 +17,7 @@ from nanobanana_blocks.storage.causes import (
     has_no_exclusive_creation,
     refused_to_replace,
 )
+from nanobanana_blocks.storage.locations import Location
 
 MAX_CONNECTIONS = 64
 """Operations that an asynchronous object store is asked to do at a time, each on a connection."""
@@ -27,6 +30,13 @@ class ObjectFolder(RemoteFolder):
     width = MAX_CONNECTIONS
     rights: tuple[str, str, str, str] | None = None
     """The rights to list, read, write and delete, as this service calls them."""
+
+    def __init__(self, location: Location, options: Mapping[str, Any]) -> None:
+        given = dict(options)
+        self._may_put_directly = given.pop(OBSTORE, True) is not False
+        super().__init__(location, given)
+        self._direct: DirectPuts | None = None
+        self._prefix = ""
 
     @staticmethod
     def media_type(media_type: str) -> dict[str, Any]:
@@ -52,7 +62,27 @@ class ObjectFolder(RemoteFolder):
             if Cause.of(error) is not Cause.MISSING:
                 raise
 
+    def _build(self) -> None:
+        super()._build()
+        file_system, root = self._file_system, self._root
+        if self._may_put_directly and file_system is not None:
+            bucket, _, self._prefix = root.partition("/")
+            options = self._options_for(type(file_system))
+            self._direct = direct_puts(self._location.protocol, bucket, options)
+
+    async def aclose(self) -> None:
+        self._direct = None
+        await super().aclose()
+
     async def write(self, name: str, data: bytes, media_type: str) -> None:
+        direct = self._direct
+        if direct is not None:
+            key = f"{self._prefix}/{name}".lstrip("/")
+            if await direct.put(key, data, media_type):
+                return
+            if not direct.has_put:
+                # It may be refused where fsspec is not; it is not asked again.
+                self._direct = None
         await self._call("pipe_file", self._at(name), data, **self.media_type(media_type))
 
     async def create(self, name: str, data: bytes, media_type: str) -> bool:
