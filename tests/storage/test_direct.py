@@ -14,8 +14,6 @@ from nanobanana_blocks.storage.backends.direct import DirectPuts, direct_puts
 from nanobanana_blocks.storage.destination import Destination
 from tests.support.storage_servers import S3Server, s3_server
 
-pytest.importorskip("obstore")
-
 KEYS = {"key": "AKIAEXAMPLE", "secret": "s3cr3t-access-key"}
 ENDPOINT = {"endpoint_url": "http://127.0.0.1:9"}
 AZURE_KEY = base64.b64encode(b"a key that was made up").decode()
