@@ -10,7 +10,8 @@ with all its threads until the process is gone, imports and a first run of one t
 
 Generation times are drawn as the sandbox does, `SPEED` times faster, so that nobody waits for long.
 The policy is asked for more looks than by default to make up for it: with `LOOKS`, a task gets
-about 4 looks after the first, as with the default policy and real times.
+about 4 looks after the first, as with the default policy and real times. Nothing is remembered of
+earlier runs, which the script cannot do either and which would change how many looks there are.
 
 Run ``python -m benchmarks.cost``; ``--smoke`` is a quick check that it works.
 """
@@ -52,7 +53,11 @@ def run_contender(
     name: str, tasks: int, sandbox: SandboxControl, environment: Mapping[str, str]
 ) -> Run:
     with tempfile.TemporaryDirectory(prefix="nanobanana-cost-") as folder:
-        poll = {"requests_per_task": LOOKS, "requests_per_second": AMPLE_REQUESTS_PER_SECOND}
+        poll = {
+            "requests_per_task": LOOKS,
+            "requests_per_second": AMPLE_REQUESTS_PER_SECOND,
+            "remember": False,
+        }
         job = Job(name, tasks, folder, sandbox.base_url, sandbox.api_key, poll)
         report = measure("benchmarks.contender", job._asdict(), environment)
         images = list((Path(folder) / "images").glob("*.jpg"))
