@@ -14,13 +14,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import re
 import tempfile
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,9 +29,9 @@ import pytest
 
 from benchmarks.goals import at_most, begin
 from benchmarks.pulse import Pulse
-from benchmarks.slow_proxy import slow_proxy
+from benchmarks.slow_storage import far_away
 from nanobanana_blocks.storage.destination import Destination
-from tests.support.storage_kinds import Kind, azurite, seaweedfs
+from tests.support.storage_kinds import azurite, seaweedfs
 
 IMAGES, IMAGE_BYTES, LATENCY_SECONDS, ROUNDS = 300, 300_000, 0.15, 3
 LOCAL_ROUNDS = 5
@@ -208,19 +206,6 @@ def take_turns(
     beside = f"{best} 1"
     at_most(f"{what}: ours / the best", medians["ours"] / others[best], most, "x", plain=beside)
     at_most(f"{what}: longest stall, CPU in it", stall, MAX_STALL_SECONDS, " s")
-
-
-@contextmanager
-def far_away(
-    kind: Callable[[Path], AbstractContextManager[Kind]], folder: Path, latency: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A kind of storage behind the slow proxy: its URL and options."""
-    folder.mkdir()
-    with kind(folder) as running:
-        port = int(re.findall(r"127\.0\.0\.1:(\d+)", str(running.options))[0])
-        assert running.at_port
-        with slow_proxy(port, latency) as own_port:
-            yield running.at_port("127.0.0.1", own_port)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Measures batches whose rows work from images: one that all share, their own, other rows'.
 
 *Shared*: every row works from the same local file, which goes through a public copy.
-*Own*: every row works from a photo of its own in a private S3 bucket, 20 ms away, which signs URLs;
-beside it the same rows with public URLs of the same photos. The sandbox fetches each.
+*Own*: every row works from a photo of its own in a private S3 bucket, 20 ms away, which checks
+signatures (SeaweedFS); beside it rows with URLs that anyone can fetch of such photos. The sandbox
+fetches each.
 *Chains*: products of three rows each, of which each works from the image of the one before. Nobody
 may wait for anything but the service: the batch takes as long as its slowest chain.
 
@@ -32,7 +33,7 @@ from benchmarks.processes import measure
 from benchmarks.public_folder import public_folder
 from benchmarks.pulse import Pulse
 from benchmarks.sandbox_process import sandbox_process
-from benchmarks.slow_s3 import BUCKET, PUBLIC, slow_s3
+from benchmarks.slow_storage import far_away
 from nanobanana_blocks import NanoBananaClient, PollPolicy
 from nanobanana_blocks.batches.ledger import SubmissionAttempt
 from nanobanana_blocks.batches.manifest import RowDefaults
@@ -42,6 +43,7 @@ from nanobanana_blocks.landing import read_receipt
 from nanobanana_blocks.references import PublicPlace
 from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings
 from nanobanana_blocks.storage.destination import StorageLocation
+from tests.support.storage_kinds import s3_client, seaweedfs
 
 SHARED_ROWS, OWN_ROWS, PRODUCTS = 500, 2_000, 200
 CHAIN = 3
@@ -124,12 +126,31 @@ def photo() -> bytes:
     return data.getvalue()
 
 
-def write_photos(folder: Path, count: int) -> None:
+async def put_photos(place: StorageLocation, count: int) -> None:
     """Photos unlike each other, each as large as photos of the web are."""
     data = photo()
-    for number in range(count):
+    async with await place.open() as folder:
+        await folder.check_writable()
         # What follows a JPEG's end, as cameras write it, is part of the file.
-        (folder / f"{number}.jpg").write_bytes(data + number.to_bytes(4) * (PHOTO_BYTES // 4))
+        photos = (data + number.to_bytes(4) * (PHOTO_BYTES // 4) for number in range(count))
+        await asyncio.gather(
+            *(
+                folder.publish(f"{number}.jpg", each, "image/jpeg")
+                for number, each in enumerate(photos)
+            )
+        )
+
+
+def signed_urls(url: str, options: dict[str, Any], count: int) -> list[str]:
+    """URLs by which anyone can fetch the photos of a folder, made beforehand."""
+    bucket, _, folder = url.removeprefix("s3://").partition("/")
+    client = s3_client(options)
+    return [
+        client.generate_presigned_url(
+            "get_object", {"Bucket": bucket, "Key": f"{folder}/{number}.jpg"}, ExpiresIn=3600
+        )
+        for number in range(count)
+    ]
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> str:
@@ -197,20 +218,17 @@ def measure_shared(folder: Path, rows: int, pace: Pace) -> None:
 
 
 def measure_own(folder: Path, rows: int, pace: Pace) -> None:
-    photos = folder / "photos"
-    for name in (PUBLIC, "private"):
-        (photos / name).mkdir(parents=True)
-        write_photos(photos / name, rows)
     with (
-        slow_s3(photos, S3_SECONDS) as options,
+        far_away(seaweedfs, folder / "s3", S3_SECONDS) as (root, options),
         service(pace) as sandbox,
     ):
-        endpoint = options["client_kwargs"]["endpoint_url"]
         done = {}
-        for way, base in ((PUBLIC, f"{endpoint}/{BUCKET}"), ("private", f"s3://{BUCKET}")):
-            manifest = write_manifest(
-                folder / f"{way}.jsonl", (edit(n, f"{base}/{way}/{n}.jpg") for n in range(rows))
-            )
+        for way in ("public", "private"):
+            photos = f"{root}/{way}"
+            asyncio.run(put_photos(StorageLocation(photos, options), rows))
+            private = [f"{photos}/{number}.jpg" for number in range(rows)]
+            images = private if way == "private" else signed_urls(photos, options, rows)
+            manifest = write_manifest(folder / f"{way}.jsonl", map(edit, range(rows), images))
             done[way] = run_job(manifest, str(folder / way), sandbox, pace, options)
         fetched = sandbox.stats().references_fetched
     print(f"\n{rows:,} rows with a photo of {PHOTO_BYTES:,} bytes each on S3, into a local folder")
@@ -222,9 +240,11 @@ def measure_own(folder: Path, rows: int, pace: Pace) -> None:
     counts("rows landed", sum(took["landed"] for took in done.values()), 2 * rows)
     counts("fetched by the service", fetched, 2 * rows)
     at_most(
-        "wall, signed URLs / public URLs", done["private"]["wall"] / done[PUBLIC]["wall"], MAX_WALL
+        "wall, signed URLs / public URLs",
+        done["private"]["wall"] / done["public"]["wall"],
+        MAX_WALL,
     )
-    more = done["private"]["mebibytes"] - done[PUBLIC]["mebibytes"]
+    more = done["private"]["mebibytes"] - done["public"]["mebibytes"]
     at_most("more resident with signed URLs", more, MAX_MORE_MEBIBYTES, " MiB")
 
 

@@ -1,7 +1,6 @@
 """An S3 service on this machine that answers each request so much later, filled from a folder.
 
-Its bucket is private, except for what is in the folder `PUBLIC`. It is moto, behind a proxy that
-holds back what clients send. Its process prints its address.
+It is moto, behind a proxy that holds back what clients send. Its process prints its address.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from benchmarks.processes import ending, start
 from benchmarks.slow_proxy import listen
 
 BUCKET = "bucket"
-PUBLIC = "public"
 
 
 @contextmanager
@@ -41,16 +39,13 @@ def slow_s3(folder: Path, latency: float) -> Iterator[dict[str, Any]]:
 def fill(folder: Path) -> None:
     """Put every file of a folder into the bucket, without a request for each."""
     from moto.core import DEFAULT_ACCOUNT_ID
-    from moto.s3.models import get_canned_acl, s3_backends
+    from moto.s3.models import s3_backends
 
     storage = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     storage.create_bucket(BUCKET, "us-east-1")
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            key = path.relative_to(folder)
-            put = storage.put_object(BUCKET, str(key), path.read_bytes())
-            if key.parts[0] == PUBLIC:
-                put.set_acl(get_canned_acl("public-read"))
+            storage.put_object(BUCKET, str(path.relative_to(folder)), path.read_bytes())
 
 
 async def serve(port: int, latency: float) -> None:
