@@ -7,26 +7,35 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import SecretStr
 
-from nanobanana_blocks.api import protocol
+from nanobanana_blocks.api import envelope
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import Answer, Connection
 from nanobanana_blocks.api.details import TaskDetails, check_task_id
+from nanobanana_blocks.api.dialects import DialectName, dialect_named
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.submitting import SubmitInTurn, SubmitQueue
+from nanobanana_blocks.api.times import read_time
 from nanobanana_blocks.api.wait_state import DEFAULT_PATIENCE, Patience
 from nanobanana_blocks.api.waiting import TaskWaiter
-from nanobanana_blocks.errors import APIError, NanoBananaError, ProtocolError, RateLimited
+from nanobanana_blocks.errors import (
+    APIError,
+    InvalidInput,
+    NanoBananaError,
+    ProtocolError,
+    RateLimited,
+)
 
 T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
 BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
+DIALECT_VARIABLE = "NANOBANANA_DIALECT"
 
 
 class NanoBananaClient:
@@ -64,8 +73,10 @@ class NanoBananaClient:
         max_connections: int = 8,
         budget: RequestBudget | None = None,
         patience: Patience = DEFAULT_PATIENCE,
+        dialect: DialectName = "nanobanana",
     ) -> None:
         self._patience = patience
+        self.dialect = dialect_named(dialect)
         self._connection = Connection(
             api_key, base_url, timeout=timeout, max_connections=max_connections
         )
@@ -75,6 +86,7 @@ class NanoBananaClient:
         self._submits = SubmitQueue(
             self._ask,
             self.base_url,
+            dialect=self.dialect,
             budget=self.budget,
             # Submits are slow: the other half of the connections is kept for polls.
             at_once=max(1, max_connections // 2),
@@ -123,13 +135,13 @@ class NanoBananaClient:
         check_task_id(task_id)
 
         def read(answer: Answer) -> TaskDetails:
-            return protocol.read_record_info(
-                answer.http_status, answer.body, task_id=task_id, server_time=answer.server_time
-            )
+            read = self.dialect.read_record_info
+            details = read(answer.http_status, answer.body, task_id=task_id)
+            return details.model_copy(update={"answered_at": read_time(answer.server_time)})
 
         return await self._ask(
             "GET",
-            protocol.RECORD_INFO,
+            self.dialect.record_info,
             read,
             params={"taskId": task_id},
             task_id=task_id,
@@ -204,7 +216,7 @@ class NanoBananaClient:
         Raises:
             APIError: One of its subclasses; `retryable` says whether asking again may help.
         """
-        return await self._ask("GET", protocol.CREDITS, _read_credits, turn=self.budget.acquire)
+        return await self._ask("GET", self.dialect.credits, _read_credits, turn=self.budget.acquire)
 
     def waiter(self, poll: PollPolicy) -> TaskWaiter:
         """The one waiter of this client for a policy; it ends with the client."""
@@ -251,12 +263,36 @@ class NanoBananaClient:
 
 
 def _read_credits(answer: Answer) -> int | float:
-    return protocol.read_credits(protocol.read_envelope(answer.http_status, answer.body))
+    return envelope.read_credits(envelope.read_envelope(answer.http_status, answer.body))
 
 
-def key_and_base_url_from_environment() -> tuple[SecretStr, str] | None:
-    """What `NANOBANANA_API_KEY` and `NANOBANANA_BASE_URL` say; None where there is no key."""
+class Access(NamedTuple):
+    """Which API is asked, with which key, and how."""
+
+    api_key: SecretStr
+    base_url: str
+    dialect: DialectName
+
+
+def access_from_environment() -> Access | None:
+    """What the variables `NANOBANANA_…` say; None where there is no key.
+
+    Raises:
+        InvalidInput: There is no such dialect.
+    """
     key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
-        return None
-    return SecretStr(key), os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
+    return Access(SecretStr(key), *address_from_environment()) if key else None
+
+
+def address_from_environment() -> tuple[str, DialectName]:
+    """Base URL and dialect, of which each has a default.
+
+    Raises:
+        InvalidInput: There is no such dialect.
+    """
+    base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
+    try:
+        dialect = dialect_named(os.environ.get(DIALECT_VARIABLE, "").strip() or "nanobanana")
+    except InvalidInput as error:
+        raise InvalidInput(f"{DIALECT_VARIABLE}: {error.message}") from None
+    return base_url, dialect.name

@@ -1,7 +1,7 @@
 """The names and fields of endpoints that this version does not know, as far as they can be checked.
 
-What such an endpoint understands only the service knows; this sees that a name is one part of a URL
-path, and that fields are JSON that can be sent and compared. No I/O.
+What such an endpoint understands only the service knows; this sees that a name is safe in a
+URL path, and that fields are JSON that can be sent and compared. No I/O.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_ENDPOINT_LENGTH = 60
 MAX_NESTING = 20
 """How deep lists and objects of fields are nested at most."""
 
-_NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_NAME = re.compile(r"[A-Za-z0-9]+(?:[._/-][A-Za-z0-9]+)*")
 _NO_SUBMITS = frozenset({"record-info"})
 
 
@@ -32,9 +32,9 @@ def name_problem(name: object, known: list[str]) -> str | None:
         return None
     if not isinstance(name, str) or len(name) > MAX_ENDPOINT_LENGTH or not _NAME.fullmatch(name):
         return (
-            f"must be one of {', '.join(known)}, or the last part of a newer endpoint's path: "
-            f"letters and digits with single . _ - between them, {MAX_ENDPOINT_LENGTH} characters "
-            "at most"
+            f"must be one of {', '.join(known)}, or the last part of a newer endpoint's path, or a "
+            f"model's name: letters and digits with single . _ - / between them, "
+            f"{MAX_ENDPOINT_LENGTH} characters at most"
         )
     if name.lower() in known:
         return f"must be written {name.lower()}"

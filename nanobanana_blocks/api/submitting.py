@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, Protocol
 
-from nanobanana_blocks.api import protocol
+from nanobanana_blocks.api import envelope
 from nanobanana_blocks.api.budget import RequestBudget
 from nanobanana_blocks.api.connection import Answer
+from nanobanana_blocks.api.dialects import Dialect
 from nanobanana_blocks.api.references import check_references
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.wait_state import Patience
@@ -23,6 +24,7 @@ from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
     Forbidden,
+    InvalidInput,
     NetworkError,
     OutOfCredits,
     RateLimited,
@@ -55,6 +57,7 @@ class SubmitQueue:
     Args:
         ask: Sends a request to the API.
         base_url: The API server.
+        dialect: How it is asked.
         budget: The request budget that submits share with everything else.
         at_once: Submits under way at most.
         answer_timeout: Seconds after which the answer to a submit is given up.
@@ -69,6 +72,7 @@ class SubmitQueue:
         ask: Ask,
         base_url: str,
         *,
+        dialect: Dialect,
         budget: RequestBudget,
         at_once: int,
         answer_timeout: float,
@@ -78,6 +82,7 @@ class SubmitQueue:
         self._patience = patience
         self._ask = ask
         self._base_url = base_url
+        self._dialect = dialect
         self._shared_budget = budget
         self._answer_timeout = answer_timeout
         self._places = asyncio.Semaphore(at_once)
@@ -98,14 +103,16 @@ class SubmitQueue:
     ) -> str:
         check_timeout(timeout)
         check_references(request, self._base_url)
-        body = request.body(callback_url)
+        if problem := self._dialect.problem(request):
+            raise InvalidInput(f"endpoint {problem}. Nothing was sent.")
+        path, body = self._dialect.submission(request, callback_url)
         give_up_at = time.monotonic() + timeout
         pause = self._patience.first_connect_pause_seconds
         while True:
             try:
                 return await self._ask(
                     "POST",
-                    protocol.submit_path(request.endpoint),
+                    path,
                     _read_submitted,
                     limit=self.budget,
                     fresh=True,
@@ -127,7 +134,7 @@ class SubmitQueue:
 
 
 def _read_submitted(answer: Answer) -> str:
-    return protocol.read_submitted(protocol.read_envelope(answer.http_status, answer.body))
+    return envelope.read_submitted(envelope.read_envelope(answer.http_status, answer.body))
 
 
 def _raise_outcome(error: APIError) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from nanobanana_blocks.api.client import NanoBananaClient
+from nanobanana_blocks.api.dialects import Dialect
 from nanobanana_blocks.api.prices import Credits
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.attempts import Failure
@@ -17,7 +18,14 @@ from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
 from nanobanana_blocks.batches.ledger import Ledger, open_ledger
-from nanobanana_blocks.batches.manifest import Manifest, Row, RowDefaults, read_manifest
+from nanobanana_blocks.batches.manifest import (
+    InvalidManifest,
+    Manifest,
+    Problem,
+    Row,
+    RowDefaults,
+    read_manifest,
+)
 from nanobanana_blocks.batches.policies import OnContentPolicy, describe_alternatives
 from nanobanana_blocks.batches.referencing import (
     has_images,
@@ -132,7 +140,8 @@ async def open_batch(
         log: Gets what is about to be done, and what has changed since earlier runs.
 
     Raises:
-        InvalidManifest: The service would not get the images that rows to be submitted work from.
+        InvalidManifest: Rows to be submitted are not for this dialect of the service, or work from
+            images that it would not get.
         InvalidInput: `max_credits` is too low for any row.
         NanoBananaError: The place cannot be used, or names are taken there; nothing was begun.
     """
@@ -199,6 +208,7 @@ async def open_batch(
             claims=claims,
             references=references,
         )
+        _refuse_other_dialects(batch, client.dialect)
         await refuse_unusable_images(batch, references, copying=not read_only)
         await batch.refuse_taken_names()
         if max_credits is not None:
@@ -211,6 +221,16 @@ async def open_batch(
         _log_plan(batch, ledger, log, is_part=is_part, references=references)
         async with _keeping_index(batch):
             yield batch
+
+
+def _refuse_other_dialects(batch: Batch, dialect: Dialect) -> None:
+    problems = [
+        Problem(row.number, "endpoint", problem)
+        for row in batch.rows_to_submit
+        if row.request and (problem := dialect.problem(row.request))
+    ]
+    if problems:
+        raise InvalidManifest.of(batch.source, problems)
 
 
 @asynccontextmanager

@@ -25,8 +25,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from nanobanana_blocks.api.callback_bodies import read_callback
 from nanobanana_blocks.api.details import check_task_id
-from nanobanana_blocks.api.protocol import read_callback
 from nanobanana_blocks.callbacks.sinks import Consumer, ConsumerCalls, Forwarder, Sink
 from nanobanana_blocks.callbacks.spool import (
     KEPT_DAYS,
@@ -275,7 +275,7 @@ def _read(body: bytes, job_key: str | None) -> ReceivedCallback:
         task_id = check_task_id(details.task_id)
     except (ProtocolError, InvalidInput, RecursionError):
         # What the error says may quote the body, which is not to be logged.
-        raise Refusal(400, "it is not a callback in either of the documented shapes") from None
+        raise Refusal(400, "it is not a callback in a documented shape") from None
     return ReceivedCallback(
         task_id=task_id,
         status=details.status,

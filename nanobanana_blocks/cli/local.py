@@ -92,7 +92,7 @@ def _endpoints(texts: list[str]) -> dict[str, int]:
     """
     found = {}
     for text in texts:
-        whole = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)=([0-9]{1,9})", text.strip())
+        whole = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._/-]*)=([0-9]{1,9})", text.strip())
         if not whole:
             raise InvalidInput(
                 f"--endpoint {text[:40]!r}: write NAME=CREDITS, such as generate-3=6"

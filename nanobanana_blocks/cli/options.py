@@ -20,7 +20,7 @@ import typer
 from nanobanana_blocks.api.client import (
     KEY_VARIABLE,
     NanoBananaClient,
-    key_and_base_url_from_environment,
+    access_from_environment,
 )
 from nanobanana_blocks.cli.output import is_prefects, prefect_out_of_reach
 from nanobanana_blocks.errors import DestinationError, InvalidInput, MissingCredentials
@@ -264,12 +264,12 @@ async def make_client(credentials: str | None) -> NanoBananaClient:
 
         block = await load_credentials(credentials, or_environment=False)
         return block.get_client()
-    found = key_and_base_url_from_environment()
+    found = access_from_environment()
     if found is None:
         raise MissingCredentials(
             f"{KEY_VARIABLE} is not set. Set it, or name a saved block with --credentials."
         )
-    return NanoBananaClient(*found)
+    return NanoBananaClient(found.api_key, found.base_url, dialect=found.dialect)
 
 
 def read_ids(task_ids: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from nanobanana_blocks.api.client import BASE_URL_VARIABLE, DEFAULT_BASE_URL, KEY_VARIABLE
+from nanobanana_blocks.api.client import KEY_VARIABLE, address_from_environment
 from nanobanana_blocks.cli.options import quieten_prefect
 from nanobanana_blocks.cli.output import ending_well
 from nanobanana_blocks.errors import InvalidInput
@@ -40,7 +39,8 @@ def save_key(
     """Save the API key as a Prefect block, and keep it out of the shell's history.
 
     The key is NANOBANANA_API_KEY. Where that is not set, it is asked for, or read from standard
-    input where that is no terminal. The API's address is NANOBANANA_BASE_URL, where that is set.
+    input where that is no terminal. The API's address is NANOBANANA_BASE_URL, and its dialect
+    NANOBANANA_DIALECT, where these are set.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -50,10 +50,11 @@ def save_key(
 
     with ending_well():
         check_block_name(name)
-        block = NanoBananaCredentials.from_environment() or NanoBananaCredentials(
-            api_key=SecretStr(_ask_for_key()),
-            base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
-        )
+        block = NanoBananaCredentials.from_environment()
+        if block is None:
+            base_url, dialect = address_from_environment()
+            key = SecretStr(_ask_for_key())
+            block = NanoBananaCredentials(api_key=key, base_url=base_url, dialect=dialect)
         block.get_client()
         try:
             asyncio.run(block.asave(name, overwrite=overwrite))

@@ -17,6 +17,9 @@ observed |
 | `operationType` of `generate-2`, with its resolution | documented |
 | `operationType` of `generate-pro` in the same form | assumed |
 | an endpoint of `other_endpoints`: takes any fields, its name is its `operationType` | assumed |
+| jobs: `jobs/createTask` with a model of `other_endpoints`, `jobs/recordInfo`, `chat/credit` | \
+documented for a sister product |
+| the code of an unknown model; which states a job goes through, and for how long | assumed |
 | times without a zone that read as UTC+8 | observed |
 | a time that reads `24:00:00` (`time_style`) | observed |
 | times in epoch milliseconds, an early `completeTime`, an unknown task as 422 or as null data | \

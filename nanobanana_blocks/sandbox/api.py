@@ -1,4 +1,4 @@
-"""The API's five endpoints, and others by name: who may ask, what is answered, and what it costs.
+"""The API's endpoints, others by name, and jobs: who may ask, what is answered, what it costs.
 
 The hot path (record-info) is a dictionary look-up and one cached body.
 """
@@ -10,18 +10,20 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from nanobanana_blocks.sandbox import submits
-from nanobanana_blocks.sandbox.envelopes import encode, record_info, refusal, spring_error
+from nanobanana_blocks.sandbox import jobs, submits
+from nanobanana_blocks.sandbox.envelopes import encode, job_info, record_info, refusal, spring_error
 from nanobanana_blocks.sandbox.exchange import Answer, BodyTooLargeError
 from nanobanana_blocks.sandbox.faults import Misbehaviour, endure
 from nanobanana_blocks.sandbox.references import ReferenceFetcher
 from nanobanana_blocks.sandbox.settings import Submit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nanobanana_blocks.sandbox.callbacks import CallbackPoster
     from nanobanana_blocks.sandbox.exchange import Exchange
     from nanobanana_blocks.sandbox.faults import Closing
-    from nanobanana_blocks.sandbox.state import SandboxState
+    from nanobanana_blocks.sandbox.state import GenerationTask, SandboxState
 
 API = "/api/v1/nanobanana/"
 ROUTES = {
@@ -30,6 +32,9 @@ ROUTES = {
     f"{API}generate-pro": ("generate-pro", "POST"),
     f"{API}generate-2": ("generate-2", "POST"),
     "/api/v1/common/credit": ("credit", "GET"),
+    jobs.CREATE_PATH: (jobs.CREATE, "POST"),
+    jobs.TELL_PATH: ("record-info", "GET"),
+    jobs.CREDIT_PATH: ("credit", "GET"),
 }
 
 
@@ -81,7 +86,8 @@ class Api:
             body = refusal(429, message_key=_message_key(route))
             return Answer(body, limit.status, headers=after)
         if route == "record-info":
-            return self._record_info(task_id)
+            tell = job_info if exchange.path == jobs.TELL_PATH else record_info
+            return self._record_info(task_id, tell)
         if route == "credit":
             return Answer(encode({"code": 200, "msg": "success", "data": self._balance()}))
         return await self._submit(exchange, route)
@@ -100,7 +106,9 @@ class Api:
         status = code if self._state.settings.refusals_as_http_status else 200
         return Answer(refusal(code, message, message_key=_message_key(route)), status)
 
-    def _record_info(self, task_id: str | None) -> Answer:
+    def _record_info(
+        self, task_id: str | None, tell: Callable[[SandboxState, GenerationTask], bytes]
+    ) -> Answer:
         if not task_id or not task_id.strip():
             return self._refuse(400)
         state = self._state
@@ -110,13 +118,15 @@ class Api:
             if unknown == "null":
                 return Answer(encode({"code": 200, "msg": "success", "data": None}))
             return self._refuse(int(unknown))
-        return Answer(record_info(state, task))
+        return Answer(tell(state, task))
 
     async def _submit(self, exchange: Exchange, endpoint: str) -> Answer:
         body: Any = None
         try:
             raw = await exchange.read_body(self._state.settings.max_body_bytes)
             body = _json(raw)
+            if endpoint == jobs.CREATE:
+                endpoint, body = jobs.read_submit(body, self._state.settings.other_endpoints)
             submits.judge(endpoint, body)
             if self._state.settings.fetch_references:
                 await self._references.fetch(body)
@@ -128,7 +138,7 @@ class Api:
         cost = others[endpoint] if endpoint in others else submits.price(endpoint, body)
         if cost > self._state.credits_left:
             return self._refuse_submit(endpoint, body, 402)
-        return self._accept_submit(endpoint, body, cost)
+        return self._accept_submit(endpoint, body, cost, is_job=exchange.path == jobs.CREATE_PATH)
 
     def _refuse_submit(
         self, endpoint: str, body: Any, code: int, message: str | None = None
@@ -138,10 +148,14 @@ class Api:
         )
         return self._refuse(code, message, route=endpoint)
 
-    def _accept_submit(self, endpoint: str, body: dict[str, Any], cost: int) -> Answer:
+    def _accept_submit(
+        self, endpoint: str, body: dict[str, Any], cost: int, *, is_job: bool
+    ) -> Answer:
         state = self._state
         template, edge = state.settings.submitted_task, state.settings.image_edge
         plan = submits.plan_for(endpoint, body, template, edge)
+        if is_job:
+            plan = plan.model_copy(update={"callback_shape": "job"})
         if any(word in plan.prompt for word in state.settings.flagged_words):
             plan = submits.flagged(plan)
         task = state.begin(plan, body, submits.operation_type(endpoint, body))

@@ -12,6 +12,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from nanobanana_blocks.sandbox import jobs
 from nanobanana_blocks.sandbox.settings import (
     CONTENT_POLICY_MESSAGE,
     GENERATION_FAILED_MESSAGE,
@@ -91,10 +92,25 @@ def record_info(state: SandboxState, task: GenerationTask) -> bytes:
     return task.finished_answer
 
 
+def job_info(state: SandboxState, task: GenerationTask) -> bytes:
+    """The answer about a visible task in the form of a job, as of now."""
+    if state.clock.now() >= task.done_at:
+        task.finished_looks += 1
+    return encode(_envelope(_job(state, task)))
+
+
+def _job(state: SandboxState, task: GenerationTask) -> dict[str, Any]:
+    without_url = task.finished_looks <= task.plan.looks_without_url
+    urls = [] if without_url and task.plan.looks_without_url else _result_urls(state, task)
+    return jobs.told(task, state.clock.now(), urls, _error(task))
+
+
 def callback(state: SandboxState, task: GenerationTask) -> dict[str, Any]:
     """What the service posts to the callback address of a finished task."""
     if task.plan.callback_shape == "record-info":
         return _envelope(_finished(state, task))
+    if task.plan.callback_shape == "job":
+        return _envelope(_job(state, task))
     code = _callback_code(task)
     url: str | list[str] = ""
     if code == 200:

@@ -27,7 +27,7 @@ MediaType = Literal["image/png", "image/jpeg", "image/webp"]
 Death = Literal["never", "first-look", "always"]
 TimeStyle = Literal["service", "24-oclock", "epoch-milliseconds", "garbage"]
 UrlShape = Literal["string", "list", "resultImageUrls", "resultUrls", "info", "gaps"]
-CallbackShape = Literal["generate", "record-info"]
+CallbackShape = Literal["generate", "record-info", "job"]
 
 FaultKind = Literal[
     "http-status",

@@ -50,6 +50,16 @@ async def test_a_finished_task_is_read(sandbox: Sandbox, client: NanoBananaClien
     assert details.parameters["prompt"] == "a fig"
 
 
+@pytest.mark.parametrize("plan", [DONE, NEVER])
+async def test_a_look_tells_the_services_clock(
+    sandbox: Sandbox, client: NanoBananaClient, plan: TaskPlan
+) -> None:
+    """Rule: with it, a task's age is known without trusting this machine's clock."""
+    details = await client.get_task_details(sandbox.add_task(plan))
+    assert details.answered_at is not None
+    assert details.created_at is not None
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "retryable"),
     [

@@ -19,8 +19,9 @@ from nanobanana_blocks import (
     errors,
 )
 from nanobanana_blocks.api.budget import RequestBudget
+from nanobanana_blocks.api.callback_bodies import read_callback
 from nanobanana_blocks.api.connection import time_limit
-from nanobanana_blocks.api.protocol import read_callback, read_record_info
+from nanobanana_blocks.api.protocol import read_record_info
 from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
 from tests.support.virtual_time import run_in_virtual_time

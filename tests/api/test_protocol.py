@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanobanana_blocks import TaskDetails, TaskStatus, errors
-from nanobanana_blocks.api.protocol import (
-    read_callback,
-    read_envelope,
-    read_task_details,
-    read_time,
-)
+from nanobanana_blocks.api.callback_bodies import read_callback
+from nanobanana_blocks.api.envelope import read_envelope
+from nanobanana_blocks.api.protocol import read_task_details
+from nanobanana_blocks.api.times import read_time
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -24,7 +24,7 @@ from nanobanana_blocks import (
     errors,
 )
 from nanobanana_blocks.api.budget import RequestBudget
-from nanobanana_blocks.api.protocol import read_credits, read_submitted
+from nanobanana_blocks.api.envelope import read_credits, read_submitted
 from nanobanana_blocks.api.requests import NO_CALLBACK_URL, REQUESTS, Endpoint, GenerationRequest
 from nanobanana_blocks.api.wait_state import Patience
 from nanobanana_blocks.sandbox import Fault, RateLimit, Sandbox, TaskPlan

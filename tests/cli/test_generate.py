@@ -183,6 +183,22 @@ def test_a_deployment_goes_on_with_it(nanobanana: Command, sandbox: Sandbox) -> 
     assert submits(sandbox) == 1
 
 
+def test_a_job_by_the_name_of_a_model(nanobanana: Command, sandbox: Sandbox) -> None:
+    """Rule: the variable's dialect is that of all requests, and a wrong one is told."""
+    sandbox.configure(submitted_task=DONE, other_endpoints={"google/nano-banana": 4})
+    asked = ("--to", "images", "--endpoint", "google/nano-banana", "--credits", "4")
+    for _ in range(2):
+        done = nanobanana("generate", "A fig", *asked, NANOBANANA_DIALECT="jobs")
+        assert done.code == 0, done.stderr
+    (submit,) = sandbox.submits()
+    assert (submit.endpoint, submit.body["prompt"]) == ("google/nano-banana", "A fig")
+    for dialect, says in (("", "the dialect `jobs`"), ("kobs", "NANOBANANA_DIALECT: the dialect")):
+        refused = nanobanana("generate", "A pear", *asked, NANOBANANA_DIALECT=dialect)
+        assert refused.code != 0
+        assert says in refused.stderr
+    assert submits(sandbox) == 1
+
+
 class TestNewerEndpoints:
     """An endpoint that this version does not know."""
 

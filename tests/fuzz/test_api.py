@@ -15,7 +15,8 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanobanana_blocks.api.protocol import read_callback, read_envelope
+from nanobanana_blocks.api.callback_bodies import read_callback
+from nanobanana_blocks.api.envelope import read_envelope
 from nanobanana_blocks.callbacks import callback_token, make_app
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.sandbox import Sandbox

@@ -137,6 +137,17 @@ class TestSaving:
         assert (place.url, place.keep_prompts) == ("s3://bucket/folder", False)
         assert place.storage_options.get_secret_value() == OPTIONS
 
+    async def test_the_dialect(self) -> None:
+        """Rule: a saved dialect is that of the client; blocks of before have the first one."""
+        name = unused_name()
+        jobs = NanoBananaCredentials(api_key=KEY, dialect="jobs")
+        await jobs.asave(name)
+        loaded: NanoBananaCredentials = await NanoBananaCredentials.aload(name)
+        assert loaded.get_client().dialect.name == "jobs"
+        assert credentials().get_client().dialect.name == "nanobanana"
+        form = NanoBananaCredentials.model_json_schema()["properties"]["dialect"]
+        assert form["enum"] == ["nanobanana", "jobs"]
+
     def test_sync(self) -> None:
         """Rule: `save` and `load` do the same without an event loop."""
         name = unused_name()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanobanana_blocks import NanoBananaClient
+from nanobanana_blocks.api.dialects import DialectName
 from nanobanana_blocks.batches.batch import Batch
 from nanobanana_blocks.batches.manifest import RowDefaults
 from nanobanana_blocks.batches.opening import finder_near, open_batch, read_manifest_near
@@ -34,13 +35,14 @@ async def opened(
     *,
     public: PublicPlace | None = None,
     base_url: str | None = None,
+    dialect: DialectName = "nanobanana",
     **options: Any,
 ) -> AsyncIterator[Batch]:
     """A batch as the command line has it."""
     found = await read_manifest_near(manifest, images, RowDefaults())
     settings = {"timeout": 10.0, "in_flight": 50, "poll": QUICK} | options
     async with (
-        NanoBananaClient(sandbox.api_key, base_url or sandbox.base_url) as client,
+        NanoBananaClient(sandbox.api_key, base_url or sandbox.base_url, dialect=dialect) as client,
         open_batch(
             client,
             images,

@@ -11,9 +11,10 @@ from nanobanana_blocks.api.client import (
     DEFAULT_BASE_URL,
     KEY_VARIABLE,
     NanoBananaClient,
-    key_and_base_url_from_environment,
+    access_from_environment,
 )
 from nanobanana_blocks.api.connection import check_api_key, check_base_url
+from nanobanana_blocks.api.dialects import DialectName
 from nanobanana_blocks.callbacks.tokens import check_secret
 from nanobanana_blocks.errors import InvalidInput, MissingCredentials
 
@@ -33,6 +34,7 @@ class NanoBananaCredentials(Block):
         api_key: The API key.
         base_url: The API server.
         callback_secret: What the callback receiver's addresses are made from.
+        dialect: How the API is asked; `jobs` was tested against its documentation alone.
 
     Example:
         Load stored credentials and ask about a generation task:
@@ -76,6 +78,12 @@ class NanoBananaCredentials(Block):
         "`openssl rand -hex 32`, from which the callback receiver's address is made.",
         json_schema_extra={"pattern": r"^$|^.{16,}$"},
     )
+    dialect: DialectName = Field(
+        default="nanobanana",
+        title="Dialect",
+        description="How the API is asked: jobs is that of a sister product, by the names of "
+        "models, and was tested against its documentation alone, never against the service.",
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -98,13 +106,17 @@ class NanoBananaCredentials(Block):
 
     def get_client(self) -> NanoBananaClient:
         """Make a client, to be used as an async context manager."""
-        return NanoBananaClient(self.api_key, self.base_url)
+        return NanoBananaClient(self.api_key, self.base_url, dialect=self.dialect)
 
     @classmethod
     def from_environment(cls) -> NanoBananaCredentials | None:
-        """The credentials that `NANOBANANA_API_KEY` and `NANOBANANA_BASE_URL` give, if any."""
-        found = key_and_base_url_from_environment()
-        return cls(api_key=found[0], base_url=found[1]) if found else None
+        """The credentials that the variables `NANOBANANA_…` give, if there is a key among them.
+
+        Raises:
+            InvalidInput: There is no such dialect as `NANOBANANA_DIALECT`.
+        """
+        found = access_from_environment()
+        return cls(**found._asdict()) if found else None
 
 
 BLOCK_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
