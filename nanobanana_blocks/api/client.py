@@ -20,6 +20,7 @@ from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.api.submitting import SubmitInTurn, SubmitQueue
 from nanobanana_blocks.api.times import read_time
+from nanobanana_blocks.api.uploads import FileUploads
 from nanobanana_blocks.api.wait_state import DEFAULT_PATIENCE, Patience
 from nanobanana_blocks.api.waiting import TaskWaiter
 from nanobanana_blocks.errors import (
@@ -36,6 +37,7 @@ DEFAULT_BASE_URL = "https://api.nanobananaapi.ai"
 KEY_VARIABLE = "NANOBANANA_API_KEY"
 BASE_URL_VARIABLE = "NANOBANANA_BASE_URL"
 DIALECT_VARIABLE = "NANOBANANA_DIALECT"
+UPLOAD_URL_VARIABLE = "NANOBANANA_UPLOAD_URL"
 
 
 class NanoBananaClient:
@@ -52,6 +54,12 @@ class NanoBananaClient:
             policy may set. Submits have a second one besides, `submit_budget`: what is refused of
             them does not slow the polls down.
         patience: What errors are borne, and how long.
+        dialect: How the API is asked; `jobs` was tested against its documentation alone.
+        upload_url: The provider's server for uploads, which gets the key; see `uploads`.
+
+    Attributes:
+        dialect: How the API is asked.
+        uploads: The provider's place for files, where an `upload_url` was given.
 
     Raises:
         InvalidInput: The key or the base URL is invalid.
@@ -74,8 +82,10 @@ class NanoBananaClient:
         budget: RequestBudget | None = None,
         patience: Patience = DEFAULT_PATIENCE,
         dialect: DialectName = "nanobanana",
+        upload_url: str | None = None,
     ) -> None:
         self._patience = patience
+        self.uploads = FileUploads(api_key, upload_url) if upload_url else None
         self.dialect = dialect_named(dialect)
         self._connection = Connection(
             api_key, base_url, timeout=timeout, max_connections=max_connections
@@ -123,6 +133,8 @@ class NanoBananaClient:
         """End all waits and close the connections."""
         while self._waiters:
             await self._waiters.popitem()[1].aclose()
+        if self.uploads:
+            await self.uploads.aclose()
         await self._connection.aclose()
 
     async def get_task_details(self, task_id: str) -> TaskDetails:
@@ -272,6 +284,7 @@ class Access(NamedTuple):
     api_key: SecretStr
     base_url: str
     dialect: DialectName
+    upload_url: str
 
 
 def access_from_environment() -> Access | None:
@@ -284,8 +297,8 @@ def access_from_environment() -> Access | None:
     return Access(SecretStr(key), *address_from_environment()) if key else None
 
 
-def address_from_environment() -> tuple[str, DialectName]:
-    """Base URL and dialect, of which each has a default.
+def address_from_environment() -> tuple[str, DialectName, str]:
+    """Base URL, dialect and upload URL, of which each has a default.
 
     Raises:
         InvalidInput: There is no such dialect.
@@ -295,4 +308,4 @@ def address_from_environment() -> tuple[str, DialectName]:
         dialect = dialect_named(os.environ.get(DIALECT_VARIABLE, "").strip() or "nanobanana")
     except InvalidInput as error:
         raise InvalidInput(f"{DIALECT_VARIABLE}: {error.message}") from None
-    return base_url, dialect.name
+    return base_url, dialect.name, os.environ.get(UPLOAD_URL_VARIABLE, "").strip()

@@ -180,6 +180,7 @@ async def open_batch(
                     base_url=client.base_url,
                     timeout=timeout,
                     public=public,
+                    uploads=client.uploads,
                 )
             )
             rows, unsettled = await identified(rows, references)

@@ -66,8 +66,8 @@ class PlannedRow(BaseModel):
 class ReferenceUse(BaseModel):
     """How the service would get some of the images to work from.
 
-    `way` is `url` (its own), `signed_url`, `public_copy` or `row` (the image of another row, which
-    goes by a copy where there is a place for these, else by a signed URL). `where` is that place.
+    `way` is `url` (its own), `signed_url`, `public_copy`, `upload` (to the provider) or `row` (the
+    image of another row, which goes the way of files). `where` is the place for copies or uploads.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -197,13 +197,15 @@ _WAYS = {
     "url": "by their own URLs",
     "signed_url": "by signed URLs",
     "public_copy": "by public copies",
+    "upload": "by uploads, which the provider keeps for a day or more,",
 }
 
 
 def _use(use: ReferenceUse) -> str:
     where = f" in {use.where}" if use.where else ""
     if use.way == "row":
-        how = _WAYS["public_copy" if use.where else "signed_url"]
+        is_server = (use.where or "").startswith(("http://", "https://"))
+        how = _WAYS["upload" if is_server else "public_copy" if use.where else "signed_url"]
         return f"{use.images:,} that other rows make, {how}{where}"
     return f"{use.images:,} {_WAYS.get(use.way, use.way)}{where}"
 

@@ -181,9 +181,10 @@ def _references(batch: Batch, to_submit: Sequence[Row]) -> list[ReferenceUse]:
     if references is None or not images:
         return []
     copies = references.copies
-    where = str(copies.place.location) if copies else None
+    where = copies.where if copies else None
+    copied = ("public_copy", "upload", "row")
     return [
-        ReferenceUse(way=way, images=count, where=where if way in ("public_copy", "row") else None)
+        ReferenceUse(way=way, images=count, where=where if way in copied else None)
         for way, count in references.ways(images).items()
     ]
 

@@ -269,7 +269,7 @@ async def make_client(credentials: str | None) -> NanoBananaClient:
         raise MissingCredentials(
             f"{KEY_VARIABLE} is not set. Set it, or name a saved block with --credentials."
         )
-    return NanoBananaClient(found.api_key, found.base_url, dialect=found.dialect)
+    return NanoBananaClient(**found._asdict())
 
 
 def read_ids(task_ids: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from nanobanana_blocks.api.client import KEY_VARIABLE, address_from_environment
+from nanobanana_blocks.api.client import KEY_VARIABLE, Access, address_from_environment
 from nanobanana_blocks.cli.options import quieten_prefect
 from nanobanana_blocks.cli.output import ending_well
 from nanobanana_blocks.errors import InvalidInput
@@ -39,8 +39,8 @@ def save_key(
     """Save the API key as a Prefect block, and keep it out of the shell's history.
 
     The key is NANOBANANA_API_KEY. Where that is not set, it is asked for, or read from standard
-    input where that is no terminal. The API's address is NANOBANANA_BASE_URL, and its dialect
-    NANOBANANA_DIALECT, where these are set.
+    input where that is no terminal. The API's address is NANOBANANA_BASE_URL, its dialect
+    NANOBANANA_DIALECT, and where files are uploaded to NANOBANANA_UPLOAD_URL, where these are set.
     """
     quieten_prefect()
     from nanobanana_blocks.orchestration.blocks.credentials import (
@@ -52,9 +52,9 @@ def save_key(
         check_block_name(name)
         block = NanoBananaCredentials.from_environment()
         if block is None:
-            base_url, dialect = address_from_environment()
-            key = SecretStr(_ask_for_key())
-            block = NanoBananaCredentials(api_key=key, base_url=base_url, dialect=dialect)
+            address = address_from_environment()
+            access = Access(SecretStr(_ask_for_key()), *address)
+            block = NanoBananaCredentials(**access._asdict())
         block.get_client()
         try:
             asyncio.run(block.asave(name, overwrite=overwrite))

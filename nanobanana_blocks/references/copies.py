@@ -56,6 +56,10 @@ class Copies:
         written: How many copies were written.
     """
 
+    way = "public_copy"
+    made = "its public copy"
+    next_step = "Check that its public URL is where the world reads the place for copies."
+
     def __init__(self, place: PublicPlace) -> None:
         self.place = place
         self.written = 0
@@ -63,6 +67,11 @@ class Copies:
         self._writing: dict[str, asyncio.Task[None]] = {}
         self._reaching = asyncio.Lock()
         self._folder: Destination | None = None
+
+    @property
+    def where(self) -> str:
+        """The place, as plans name it."""
+        return str(self.place.location)
 
     async def __aenter__(self) -> Copies:
         return self

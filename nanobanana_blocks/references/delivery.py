@@ -1,7 +1,8 @@
 """How the service gets to see the reference images of a run, and what is checked before.
 
-Three ways, by what a text is and what the user has set up: a URL is sent as it is; a file is copied
-to the public place, where there is one; else its storage signs a URL for it. Signed URLs are
+Four ways, by what a text is and what the user has set up: a URL is sent as it is; a file is copied
+to the public place, where there is one, or uploaded to the provider, where the credentials say so;
+else its storage signs a URL for it. Signed URLs are
 secrets: they are made for one submit, sent, and kept nowhere.
 """
 
@@ -15,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from nanobanana_blocks.api.requests import GenerationRequest, is_url
+from nanobanana_blocks.api.uploads import FileUploads
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import (
     DestinationError,
@@ -31,6 +33,7 @@ from nanobanana_blocks.references.inspection import (
 from nanobanana_blocks.references.known import Known, recall, remember
 from nanobanana_blocks.references.sources import ROW, SourceFile, SourceFinder, is_file
 from nanobanana_blocks.references.storages import Storages, open_storages
+from nanobanana_blocks.references.uploads import Uploads
 from nanobanana_blocks.references.urls import UrlChecks
 from nanobanana_blocks.storage.destination import StorageLocation
 from nanobanana_blocks.storage.locations import Location
@@ -64,7 +67,7 @@ class References:
     """The reference images of one run; made by `open_references`.
 
     Attributes:
-        copies: The public copies, where there is a place for them.
+        copies: The public copies, or the uploads, where there is a place for them.
         examined: What was found of each file, by the text that names it.
     """
 
@@ -76,7 +79,7 @@ class References:
         urls: UrlChecks,
         *,
         timeout: float,
-        copies: Copies | None = None,
+        copies: Copies | Uploads | None = None,
     ) -> None:
         """For `open_references`, which describes these."""
         self.copies = copies
@@ -227,17 +230,18 @@ class References:
         file, picture = self._sendable(text)
         try:
             if self.copies:
-                async with self._storages.holding(picture.size):
-                    url = await self.copies.ensure(
-                        picture, lambda: self._storages.read(file, picture)
-                    )
-                made, next_step = "its public copy", _CHECK_PLACE
+                url = await self._copied(self.copies, file, picture)
+                made, next_step = self.copies.made, self.copies.next_step
             else:
                 url = await self._signed(file)
                 made, next_step = "its signed URL", _COPY
         except DestinationError as error:
             raise UnusableReference(f"{file.shown} cannot be sent: {error.message}") from None
         await self._urls.require(url, file.shown, made, next_step)
+
+    async def _copied(self, copies: Copies | Uploads, file: SourceFile, picture: Picture) -> str:
+        async with self._storages.holding(picture.size):
+            return await copies.ensure(picture, lambda: self._storages.read(file, picture))
 
     def _sendable(self, text: str) -> tuple[SourceFile, Picture]:
         examined = self.examined[text]
@@ -301,12 +305,12 @@ class References:
             return text
         file, picture = self._sendable(text)
         if self.copies:
-            return self.copies.place.url_of(picture.file_name)
+            return await self._copied(self.copies, file, picture)
         return await self._signed(file)
 
     def ways(self, texts: Iterable[str]) -> dict[str, int]:
-        """How many images the service gets how: `url`, `signed_url`, `public_copy` or `row`."""
-        filed = "public_copy" if self.copies else "signed_url"
+        """How many images go by `url`, `signed_url`, `public_copy`, `upload` or `row`."""
+        filed = self.copies.way if self.copies else "signed_url"
         return dict(
             Counter(
                 "url" if is_url(text) else "row" if text.startswith(ROW) else filed
@@ -324,8 +328,8 @@ class References:
         if urls:
             parts.append(f"{urls:,} by {'its own URL' if urls == 1 else 'their own URLs'}")
         if files and self.copies:
-            where = self.copies.place.location
-            parts.append(f"{len(files):,} by public copies in {where}")
+            how = "uploads to" if self.copies.way == "upload" else "public copies in"
+            parts.append(f"{len(files):,} by {how} {self.copies.where}")
         elif files:
             parts.append(f"{len(files):,} by signed URLs that live {self._lifetime:,} s")
         if made:
@@ -335,7 +339,6 @@ class References:
 
 _PLACE = "`references`: a place with a public URL, where a copy is put."
 _COPY = f"Give {_PLACE}"
-_CHECK_PLACE = "Check that its public URL is where the world reads the place for copies."
 
 
 @asynccontextmanager
@@ -346,6 +349,7 @@ async def open_references(
     base_url: str,
     timeout: float,
     public: PublicPlace | None = None,
+    uploads: FileUploads | None = None,
 ) -> AsyncIterator[References]:
     """Give what makes the reference images of a run reachable, and close it at the end.
 
@@ -356,12 +360,21 @@ async def open_references(
         base_url: The API, which decides what it can fetch, and where URLs may lead.
         timeout: Seconds that each generation task is waited for; signed URLs outlive it.
         public: Where copies go, instead of signed URLs.
+        uploads: Where files are uploaded to instead, if there is no place for copies.
+
+    Raises:
+        UnusableReference: A task may be waited for longer than uploads are kept.
     """
     async with (
         AsyncExitStack() as stack,
         open_storages() as storages,
         UrlProbe(EgressRules.for_api(base_url)) as probe,
     ):
-        copies = await stack.enter_async_context(Copies(public)) if public else None
+        copies: Copies | Uploads | None = None
+        if public:
+            copies = await stack.enter_async_context(Copies(public))
+        elif uploads:
+            lifetime = timeout + SPARE_SECONDS
+            copies = await stack.enter_async_context(Uploads(uploads, lifetime=lifetime))
         urls = UrlChecks(probe, base_url)
         yield References(finder, images, storages, urls, timeout=timeout, copies=copies)

@@ -19,6 +19,8 @@ observed |
 | an endpoint of `other_endpoints`: takes any fields, its name is its `operationType` | assumed |
 | jobs: `jobs/createTask` with a model of `other_endpoints`, `jobs/recordInfo`, `chat/credit` | \
 documented for a sister product |
+| `file-stream-upload`: the form's fields, the answer's `downloadUrl` | \
+documented for a sister product |
 | the code of an unknown model; which states a job goes through, and for how long | assumed |
 | times without a zone that read as UTC+8 | observed |
 | a time that reads `24:00:00` (`time_style`) | observed |

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from nanobanana_blocks.sandbox import jobs, submits
+from nanobanana_blocks.sandbox import jobs, submits, uploads
 from nanobanana_blocks.sandbox.envelopes import encode, job_info, record_info, refusal, spring_error
 from nanobanana_blocks.sandbox.exchange import Answer, BodyTooLargeError
 from nanobanana_blocks.sandbox.faults import Misbehaviour, endure
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nanobanana_blocks.sandbox.state import GenerationTask, SandboxState
 
 API = "/api/v1/nanobanana/"
+MAX_UPLOAD_BYTES = 100_000_000
 ROUTES = {
     f"{API}record-info": ("record-info", "GET"),
     f"{API}generate": ("generate", "POST"),
@@ -35,6 +36,7 @@ ROUTES = {
     jobs.CREATE_PATH: (jobs.CREATE, "POST"),
     jobs.TELL_PATH: ("record-info", "GET"),
     jobs.CREDIT_PATH: ("credit", "GET"),
+    uploads.UPLOAD_PATH: (uploads.UPLOAD, "POST"),
 }
 
 
@@ -90,6 +92,8 @@ class Api:
             return self._record_info(task_id, tell)
         if route == "credit":
             return Answer(encode({"code": 200, "msg": "success", "data": self._balance()}))
+        if route == uploads.UPLOAD:
+            return await self._upload(exchange)
         return await self._submit(exchange, route)
 
     def _balance(self) -> int | float | str:
@@ -139,6 +143,16 @@ class Api:
         if cost > self._state.credits_left:
             return self._refuse_submit(endpoint, body, 402)
         return self._accept_submit(endpoint, body, cost, is_job=exchange.path == jobs.CREATE_PATH)
+
+    async def _upload(self, exchange: Exchange) -> Answer:
+        try:
+            body = await exchange.read_body(MAX_UPLOAD_BYTES)
+            kept = uploads.keep(self._state, exchange.header(b"content-type"), body)
+        except BodyTooLargeError:
+            return self._refuse(413)
+        except submits.RefusedSubmitError as refused:
+            return self._refuse(refused.code, str(refused))
+        return Answer(encode({"success": True, "code": 200, "msg": "success", "data": kept}))
 
     def _refuse_submit(
         self, endpoint: str, body: Any, code: int, message: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nanobanana_blocks.sandbox import uploads
 from nanobanana_blocks.sandbox.api import Api
 from nanobanana_blocks.sandbox.callbacks import CallbackPoster
 from nanobanana_blocks.sandbox.control import Control
@@ -69,6 +70,8 @@ class SandboxApp:
         try:
             if self._api.has(path):
                 await self._api.serve(exchange)
+            elif path.startswith(uploads.FILES):
+                await uploads.serve(self._state, exchange)
             elif path.startswith("/files/"):
                 await self._image_host.serve(exchange)
             else:

@@ -308,6 +308,7 @@ class SandboxStats(BaseModel):
         description="Images to work from that were got, where they are fetched."
     )
     references_refused: int = Field(description="Likewise, that could not be had.")
+    files_uploaded: int = Field(description="Files that were uploaded to the provider's place.")
     submits: int = Field(description="Submits that created a task.")
     submits_refused: int
     credits_spent: int

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NORMAL_P99 = 2.3263
-OTHER_ROUTES = frozenset({"record-info", "credit", "files"})
+OTHER_ROUTES = frozenset({"record-info", "credit", "files", "upload"})
 
 
 class UnusableTaskIdError(ValueError):
@@ -119,6 +119,7 @@ class Counts:
     keys_on_image_host: int = 0
     references_fetched: int = 0
     references_refused: int = 0
+    files_uploaded: int = 0
     callbacks_attempted: int = 0
     callbacks_delivered: int = 0
     callbacks_given_up: int = 0
@@ -141,6 +142,7 @@ class SandboxState:
         self.tasks: dict[str, GenerationTask] = {}
         self.tasks_by_file: dict[str, GenerationTask] = {}
         self.submits: list[Submit] = []
+        self.uploads: dict[str, tuple[bytes, str]] = {}
         self.credits_spent = 0
         self.counts = Counts()
         self._faults: list[ArmedFault] = []
@@ -270,6 +272,7 @@ class SandboxState:
             keys_on_image_host=counts.keys_on_image_host,
             references_fetched=counts.references_fetched,
             references_refused=counts.references_refused,
+            files_uploaded=counts.files_uploaded,
             submits=created,
             submits_refused=len(self.submits) - created,
             credits_spent=self.credits_spent,

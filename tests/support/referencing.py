@@ -36,13 +36,19 @@ async def opened(
     public: PublicPlace | None = None,
     base_url: str | None = None,
     dialect: DialectName = "nanobanana",
+    upload_url: str | None = None,
     **options: Any,
 ) -> AsyncIterator[Batch]:
     """A batch as the command line has it."""
     found = await read_manifest_near(manifest, images, RowDefaults())
     settings = {"timeout": 10.0, "in_flight": 50, "poll": QUICK} | options
     async with (
-        NanoBananaClient(sandbox.api_key, base_url or sandbox.base_url, dialect=dialect) as client,
+        NanoBananaClient(
+            sandbox.api_key,
+            base_url or sandbox.base_url,
+            dialect=dialect,
+            upload_url=upload_url,
+        ) as client,
         open_batch(
             client,
             images,

@@ -35,6 +35,7 @@ class NanoBananaCredentials(Block):
         base_url: The API server.
         callback_secret: What the callback receiver's addresses are made from.
         dialect: How the API is asked; `jobs` was tested against its documentation alone.
+        upload_url: The provider's server for uploads, where images to work from go by it.
 
     Example:
         Load stored credentials and ask about a generation task:
@@ -85,6 +86,14 @@ class NanoBananaCredentials(Block):
         "models, and was tested against its documentation alone, never against the service.",
     )
 
+    upload_url: str = Field(
+        default="",
+        title="Upload URL",
+        description="The provider's server for uploads, which gets the key: files to work from are "
+        "uploaded there, unless a place for copies is given. Documented for a sister product only.",
+        json_schema_extra={"pattern": r"^\s*$|^\s*https?://[^\s?#@]+$"},
+    )
+
     @field_validator("api_key")
     @classmethod
     def _check_api_key(cls, value: SecretStr) -> SecretStr:
@@ -97,6 +106,13 @@ class NanoBananaCredentials(Block):
         check_base_url(value)
         return value
 
+    @field_validator("upload_url")
+    @classmethod
+    def _check_upload_url(cls, value: str) -> str:
+        if value.strip():
+            check_base_url(value)
+        return value.strip()
+
     @field_validator("callback_secret")
     @classmethod
     def _check_callback_secret(cls, value: SecretStr) -> SecretStr:
@@ -106,7 +122,12 @@ class NanoBananaCredentials(Block):
 
     def get_client(self) -> NanoBananaClient:
         """Make a client, to be used as an async context manager."""
-        return NanoBananaClient(self.api_key, self.base_url, dialect=self.dialect)
+        return NanoBananaClient(
+            self.api_key,
+            self.base_url,
+            dialect=self.dialect,
+            upload_url=self.upload_url or None,
+        )
 
     @classmethod
     def from_environment(cls) -> NanoBananaCredentials | None:

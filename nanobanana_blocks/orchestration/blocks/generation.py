@@ -188,9 +188,7 @@ class NanoBananaGeneration(JobBlock[TaskDetails]):
             NanoBananaError: What `NanoBananaClient.submit` raises.
         """
         async with self.credentials.get_client() as client:
-            sent = await with_reachable_images(
-                self.request, client.base_url, self.references, self.timeout
-            )
+            sent = await with_reachable_images(self.request, client, self.references, self.timeout)
             task_id = await client.submit(
                 sent, callback_url=self.callback_url.get_secret_value() or None
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nanobanana_blocks.api.client import NanoBananaClient
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.orchestration.blocks.image_store import find_saved_location, public_place
 from nanobanana_blocks.references import SourceFinder, open_references
@@ -9,14 +10,18 @@ from nanobanana_blocks.storage.destination import StorageLocation
 
 
 async def with_reachable_images(
-    request: GenerationRequest, base_url: str, references: str | None, timeout: float = 0.0
+    request: GenerationRequest,
+    client: NanoBananaClient,
+    references: str | None,
+    timeout: float = 0.0,
 ) -> GenerationRequest:
     """A request as it is sent: with URLs that the service can fetch. It may hold secrets.
 
     Args:
         request: What to generate; its images may be URLs, paths or ``store-block/path``.
-        base_url: The API.
-        references: Name of an ImageStore with a public URL, where copies go; else files are signed.
+        client: Asks the API.
+        references: Name of an ImageStore with a public URL, where copies go; else files are
+            uploaded, where the credentials say so, or signed.
         timeout: Seconds for which its generation task is waited for; signed URLs outlive it.
 
     Raises:
@@ -27,8 +32,9 @@ async def with_reachable_images(
     async with open_references(
         SourceFinder(StorageLocation("."), None, find_saved_location),
         None,
-        base_url=base_url,
+        base_url=client.base_url,
         timeout=timeout,
         public=await public_place(references),
+        uploads=client.uploads,
     ) as images:
         return await images.ready(request)

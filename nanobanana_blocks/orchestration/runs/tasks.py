@@ -197,7 +197,7 @@ async def submit_generation(
     """
     checked = _read_request(request)
     async with (await load_credentials(credentials)).get_client() as client:
-        sent = await with_reachable_images(checked, client.base_url, references)
+        sent = await with_reachable_images(checked, client, references)
         return await client.submit(sent, callback_url=callback_url)
 
 
