@@ -23,6 +23,7 @@ from nanobanana_blocks.errors import (
     ProtocolError,
     Unauthorized,
 )
+from nanobanana_blocks.words import counted
 
 ASK_SECONDS = 5.0
 """How long a balance is asked for that nothing depends on."""
@@ -99,8 +100,9 @@ async def _require_credits(batch: Batch, log: Log) -> None:
         return
     if batch.credits_before < needed:
         raise OutOfCredits(
-            f"the account has {batch.credits_before:,} credits; {len(rows):,} rows "
-            f"are still to be submitted, for about {needed:,}. Top up, or set check_credits to "
+            f"the account has {batch.credits_before:,} credits; "
+            f"{counted(len(rows), 'row is', 'rows are')} still to be submitted, for about "
+            f"{needed:,}. Top up, or set check_credits to "
             "false to submit as many as the credits last for."
         )
 
@@ -160,7 +162,7 @@ def evidence_in_words(report: BatchReport) -> str:
     rows = report.unconfirmed
     if not rows:
         return ""
-    many = "1 submit was" if len(rows) == 1 else f"{len(rows):,} submits were"
+    many = counted(len(rows), "submit was", "submits were")
     cost = total(outcome.credits for outcome in rows)
     said = f"{many} not answered (about {cost:,} credits):"
     if report.credits_measured is None:
@@ -183,7 +185,7 @@ def held_back_in_words(report: BatchReport) -> str:
     if not rows:
         return ""
     cost = total(outcome.credits for outcome in rows)
-    held = "1 row was" if len(rows) == 1 else f"{len(rows):,} rows were"
+    held = counted(len(rows), "row was", "rows were")
     return (
         f"{held} held back by max_credits ({report.max_credits or 0:,}), for about {cost:,} "
         "credits; nothing was submitted for them. Run again to go on: each run may spend as much."

@@ -53,6 +53,7 @@ from nanobanana_blocks.references import (
 )
 from nanobanana_blocks.storage.destination import StorageLocation
 from nanobanana_blocks.storage.locations import Location
+from nanobanana_blocks.words import counted
 
 MAX_LOGGED_ROWS = 20
 
@@ -253,7 +254,7 @@ def _log_plan(
     """Log what is about to be done, and what has changed since earlier runs."""
     log.info(
         "%s in %s, %s to be submitted",
-        "1 row" if len(batch.rows) == 1 else f"{len(batch.rows):,} rows",
+        counted(len(batch.rows), "row"),
         batch.landing.destination.path,
         f"{len(batch.rows_to_submit):,}",
     )

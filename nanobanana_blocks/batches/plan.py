@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from nanobanana_blocks.api.prices import total
 from nanobanana_blocks.landing.report import Outcomes
+from nanobanana_blocks.words import counted
 
 MAX_LINES = 50
 """Rows that a person is shown on a terminal."""
@@ -136,7 +137,7 @@ class BatchPlan(BaseModel):
         costs = f", for about {self.credits_estimated:,} credits"
         parts = [f"{counts['submit']:,} to submit{costs if counts['submit'] else ''}"]
         parts += [f"{counts[name]:,} {words}" for name, words in _WORDS.items() if counts[name]]
-        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}: {', '.join(parts)}"
+        return f"{counted(self.rows, 'row')}: {', '.join(parts)}"
 
     def in_lines(self) -> list[str]:
         """The plan for a person, a fact a line, without its rows."""

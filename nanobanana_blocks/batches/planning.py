@@ -22,6 +22,7 @@ from nanobanana_blocks.batches.policies import describe_alternatives, worst_case
 from nanobanana_blocks.batches.submitter import UNANSWERED
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import DestinationError
+from nanobanana_blocks.words import counted
 
 MAX_TOLD_ROWS = 20
 
@@ -205,9 +206,9 @@ def _warnings(batch: Batch, plan: BatchPlan, *, check_credits: bool) -> list[str
         numbers = ", ".join(str(row.number) for row in changed[:MAX_TOLD_ROWS])
         more = " …" if len(changed) > MAX_TOLD_ROWS else ""
         found.append(
-            f"{len(changed):,} rows have changed since they were submitted, and are left as they "
-            f"are unless retry holds 'changed': {numbers}{more}."
+            f"Changed since the submit, and left alone unless retry holds 'changed': "
+            f"{counted(len(changed), 'row')} ({numbers}{more})."
         )
     if strangers := batch.submitter.ledger.rows_not_in_manifest:
-        found.append(f"{strangers:,} rows of earlier runs are not in this manifest.")
+        found.append(f"Of earlier runs, and not in this manifest: {counted(strangers, 'row')}.")
     return found

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from nanobanana_blocks.api.requests import GenerationRequest
 from nanobanana_blocks.batches.attempts import AttemptState, Failure, SubmissionAttempt
 from nanobanana_blocks.batches.manifest import Row
+from nanobanana_blocks.words import counted
 
 
 class OnContentPolicy(StrEnum):
@@ -92,7 +93,7 @@ def describe_alternatives(rows: Iterable[Row], policy: SubmitPolicy) -> str | No
     count = sum(row.alternative is not None for row in rows)
     if not count:
         return None
-    given = f"{count:,} {'row gives' if count == 1 else 'rows give'} an alternative prompt"
+    given = f"{counted(count, 'row gives', 'rows give')} an alternative prompt"
     if policy.on_content_policy is OnContentPolicy.SKIP:
         return f"{given}, which only on_content_policy={OnContentPolicy.ALTERNATIVE_PROMPT} submits"
     return f"{given}, which is submitted, and paid for as well, where the content is refused"

@@ -11,6 +11,7 @@ from nanobanana_blocks.cli.options import AsJson, StorageOptions, find_place
 from nanobanana_blocks.cli.output import ending_well, print_json, print_message, show_log
 from nanobanana_blocks.cli.progress import Progress
 from nanobanana_blocks.gallery import GalleryReport, make_gallery
+from nanobanana_blocks.words import counted
 
 
 def gallery(
@@ -38,7 +39,7 @@ def gallery(
     async def run() -> GalleryReport:
         place = await find_place(destination, storage_option)
         progress = Progress("Gallery")
-        progress.waits = lambda: f"{read:,} images read" if read else ""
+        progress.waits = lambda: f"{counted(read, 'image')} read" if read else ""
         async with await place.location.open() as folder:
             with progress.shown():
                 return await make_gallery(folder, on_read=count)

@@ -26,6 +26,7 @@ from nanobanana_blocks.landing import Provenance, Receipt
 from nanobanana_blocks.landing.history import History, read_history
 from nanobanana_blocks.landing.sidecars import SidecarReport, write_sidecars
 from nanobanana_blocks.landing.xmp import SidecarNaming
+from nanobanana_blocks.words import counted
 
 HEADINGS = ("LANDED (UTC)", "FILE", "PIXELS", "MADE BY", "CREDITS", "FROM", "ROW", "PROMPT")
 MAX_CELLS = 32
@@ -89,7 +90,7 @@ def history(
     async def run() -> None:
         place = await find_place(destination, storage_option)
         progress = Progress("History")
-        progress.waits = lambda: f"{read:,} files read" if read else ""
+        progress.waits = lambda: f"{counted(read, 'file')} read" if read else ""
         async with await place.location.open() as folder:
             with tempfile.TemporaryFile() as kept:
                 with progress.shown():
@@ -111,8 +112,10 @@ def history(
 
 
 def _summary(found: History, path: str) -> str:
-    unreadable = f", {found.unreadable:,} receipts cannot be read" if found.unreadable else ""
-    return f"{len(found):,} tasks, {found.images:,} images{unreadable}, in {path}"
+    unreadable = (
+        f", {counted(found.unreadable, 'receipt')} cannot be read" if found.unreadable else ""
+    )
+    return f"{counted(len(found), 'task')}, {counted(found.images, 'image')}{unreadable}, in {path}"
 
 
 def _record(name: str, receipt: Receipt) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 from nanobanana_blocks.cli.options import AsJson, StorageOptions, find_place
 from nanobanana_blocks.cli.output import ending_well, print_json
 from nanobanana_blocks.references import clear_copies
+from nanobanana_blocks.words import counted
 
 
 def clear_references(
@@ -37,4 +38,4 @@ def clear_references(
         if as_json:
             print_json({"deleted": deleted, "left": left})
         else:
-            typer.echo(f"{deleted:,} copies deleted, {left:,} left")
+            typer.echo(f"{counted(deleted, 'copy', 'copies')} deleted, {left:,} left")

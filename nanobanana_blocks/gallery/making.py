@@ -16,6 +16,7 @@ from nanobanana_blocks.gallery.pages import EarlierPages, publish_gallery
 from nanobanana_blocks.gallery.thumbnails import thumbnails_of
 from nanobanana_blocks.landing.lander import Lander
 from nanobanana_blocks.storage.destination import Destination
+from nanobanana_blocks.words import counted
 
 MAX_READ = 600
 """How many images are read for their thumbnails: ten pages of them. Others are shown themselves."""
@@ -40,8 +41,8 @@ class GalleryReport(BaseModel):
 
     def describe(self) -> str:
         """In a line: ``120 tasks, 2 failures, 3 pages``."""
-        parts = [_count(self.tasks, "task"), _count(self.failures, "failure")]
-        parts.append(_count(self.pages, "page"))
+        parts = [counted(self.tasks, "task"), counted(self.failures, "failure")]
+        parts.append(counted(self.pages, "page"))
         if self.unshown:
             parts.append(f"{self.unshown:,} more tasks are not shown")
         return ", ".join(parts)
@@ -122,7 +123,3 @@ async def make_gallery_of_batch(
         log.info("Gallery: %s", made.path)
         return made.path
     return None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

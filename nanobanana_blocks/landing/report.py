@@ -17,6 +17,7 @@ from nanobanana_blocks.errors import (
     UnknownTask,
 )
 from nanobanana_blocks.landing.receipt import LandedImage
+from nanobanana_blocks.words import counted
 
 Outcome_co = TypeVar("Outcome_co", bound=BaseModel, covariant=True)
 Report = TypeVar("Report", bound="LandingReport")
@@ -94,7 +95,7 @@ class LandingOutcome(BaseModel):
             f"{image.path} ({image.width} × {image.height}, {image.size / 1000:,.0f} kB)"
             for image in self.images
         )
-        polls = "1 poll" if self.polls == 1 else f"{self.polls} polls"
+        polls = counted(self.polls, "poll")
         waited = f", done after {self.waited_seconds:.1f} s and {polls}" if self.polls else ""
         fewer = f", {self.missing_images} fewer than asked for" if self.missing_images else ""
         return f"{status}: {pictures}{waited}{fewer}"

@@ -18,6 +18,7 @@ from nanobanana_blocks.landing.xmp import (
     to_xmp,
 )
 from nanobanana_blocks.storage.destination import Destination
+from nanobanana_blocks.words import counted
 
 WRITTEN_AT_ONCE = 16
 _GROUP = 256
@@ -47,13 +48,13 @@ class SidecarReport(BaseModel):
 
     def describe(self) -> str:
         """In a line: ``12 sidecars written, 3 unchanged``."""
-        parts = [f"{self.written:,} sidecars written", f"{self.unchanged:,} unchanged"]
+        parts = [f"{counted(self.written, 'sidecar')} written", f"{self.unchanged:,} unchanged"]
         if self.not_ours:
             named = ", ".join(self.kept)
             more = " …" if self.not_ours > len(self.kept) else ""
             parts.append(f"{self.not_ours:,} left as another program wrote them ({named}{more})")
         if self.no_image:
-            parts.append(f"{self.no_image:,} images are gone")
+            parts.append(f"{counted(self.no_image, 'image is', 'images are')} gone")
         return ", ".join(parts)
 
 

@@ -26,6 +26,7 @@ from nanobanana_blocks.landing import (
 )
 from nanobanana_blocks.landing.lander import Placement, open_lander
 from nanobanana_blocks.storage.destination import Destination
+from nanobanana_blocks.words import counted
 
 MAX_READS = 8
 """How many files are read at a time, each of them whole."""
@@ -84,9 +85,9 @@ class VerificationReport(BaseModel):
 
     def describe(self) -> str:
         """In a line: how many were checked, and how many are not as they should be."""
-        checked = f"{self.images} images of {self.receipts} receipts checked"
+        checked = f"{counted(self.images, 'image')} of {counted(self.receipts, 'receipt')} checked"
         how = "by content" if self.deep else "by name and size"
-        return f"{checked} {how}, {len(self.faults)} faults, in {self.destination}"
+        return f"{checked} {how}, {counted(len(self.faults), 'fault')}, in {self.destination}"
 
 
 async def verify(destination: Destination, *, deep: bool = False) -> VerificationReport:

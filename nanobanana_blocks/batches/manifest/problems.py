@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanobanana_blocks.errors import InvalidInput
+from nanobanana_blocks.words import counted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -58,7 +59,7 @@ class InvalidManifest(InvalidInput):
 
     @classmethod
     def of(cls, source: str, problems: Sequence[Problem]) -> InvalidManifest:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        count = counted(len(problems), "problem")
         lines = [f"{source} has {count}:", *map(str, problems[:MAX_SHOWN])]
         if len(problems) > MAX_SHOWN:
             lines.append(f"and {len(problems) - MAX_SHOWN:,} more")

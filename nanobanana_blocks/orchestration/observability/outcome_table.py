@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nanobanana_blocks.batches.balance import held_back_in_words, spending_in_words
 from nanobanana_blocks.batches.report import BatchReport, RowOutcome
 from nanobanana_blocks.landing.report import LandingOutcome, LandingReport
+from nanobanana_blocks.words import counted
 
 MAX_ROWS = 2000
 
@@ -34,13 +35,14 @@ def describe_table(report: LandingReport) -> str:
 def summary_of(report: BatchReport, gallery: str | None = None) -> str:
     """A batch in a few lines of Markdown: what did not land and why, and what was spent."""
     spent = spending_in_words(report) or "nothing submitted by this run."
-    paragraphs = [f"{report.rows:,} rows of `{report.manifest}` in `{report.destination}`; {spent}"]
+    rows = counted(report.rows, "row")
+    paragraphs = [f"{rows} of `{report.manifest}` in `{report.destination}`; {spent}"]
     if held_back := held_back_in_words(report):
         paragraphs.append(f"**Held back:** {held_back}")
     if report.failures:
         examples = {o.error.class_name: o for o in reversed(report.not_landed) if o.error}
         paragraphs += [
-            f"**{class_name}**, {count:,} {'row' if count == 1 else 'rows'}. For example "
+            f"**{class_name}**, {counted(count, 'row')}. For example "
             f"{examples[class_name].label}: {examples[class_name].describe()}"
             for class_name, count in report.failures.items()
         ]
@@ -48,13 +50,13 @@ def summary_of(report: BatchReport, gallery: str | None = None) -> str:
         labels = {outcome.row: outcome.label for outcome in report.outcomes}
         paragraphs += [
             f"**Blocked** by {labels.get(by, f'row {by}')}, which has not landed: "
-            f"{len(rows):,} {'row builds' if len(rows) == 1 else 'rows build'} on it "
+            f"{counted(len(rows), 'row builds', 'rows build')} on it "
             f"({_listed(rows)}). Nothing was submitted for them; a run in which it lands goes on."
             for by, rows in report.blocked.items()
         ]
     if chained := [outcome for outcome in report.outcomes if outcome.builds_on]:
         landed = sum(outcome.in_storage for outcome in chained)
-        build = "1 row builds" if len(chained) == 1 else f"{len(chained):,} rows build"
+        build = counted(len(chained), "row builds", "rows build")
         paragraphs.append(
             f"**Chains:** {build} on images of other rows ({_listed([o.row for o in chained])}); "
             f"{landed:,} of them {'is' if landed == 1 else 'are'} in storage."
@@ -66,8 +68,8 @@ def summary_of(report: BatchReport, gallery: str | None = None) -> str:
         )
     if changed := [outcome.row for outcome in report.outcomes if outcome.changed]:
         paragraphs.append(
-            f"{len(changed):,} rows have changed since they were submitted and were left as they "
-            f"are: {_listed(changed)}."
+            f"Changed since the submit, and left alone: {counted(len(changed), 'row')} "
+            f"({_listed(changed)})."
         )
     if gallery:
         paragraphs.append(f"Gallery: `{gallery}`")
