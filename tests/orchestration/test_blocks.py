@@ -43,6 +43,7 @@ from nanobanana_blocks.flows.sweep import sweep
 from nanobanana_blocks.orchestration.blocks.credentials import load_credentials
 from nanobanana_blocks.orchestration.blocks.image_store import load_store
 from nanobanana_blocks.sandbox import Fault, Sandbox, TaskPlan
+from tests.support.until import until
 
 KEY = "k3y-0f-mine-123456"
 SECRET = "s3cr3t-access-key-654321"
@@ -356,10 +357,10 @@ class TestLoadStore:
         saved = httpx.get(
             f"{prefect_api}/block_types/slug/image-store/block_documents/name/{name}"
         ).json()
-        httpx.patch(
-            f"{prefect_api}/block_documents/{saved['id']}",
-            json={"data": {"url": "https://example.com/x"}, "merge_existing_data": True},
-        ).raise_for_status()
+        url = f"{prefect_api}/block_documents/{saved['id']}"
+        change = {"data": {"url": "https://example.com/x"}, "merge_existing_data": True}
+        # A server whose database is busy answers 503, after which Prefect's own client asks again.
+        await until(lambda: httpx.patch(url, json=change).is_success)
         with pytest.raises(errors.DestinationError, match=f"'{name}' is invalid: .*read only"):
             await load_store(name)
 
