@@ -103,6 +103,8 @@ class SourceFinder:
             raise UnusableReference(f"names no file: {error.message}") from None
 
     async def _find(self, text: str) -> SourceFile:
+        if text.endswith("/"):
+            raise DestinationError("it ends like a folder's name. Name a file in that folder.")
         if _SCHEME.match(text):
             return SourceFile.at(text, self._options_for(text))
         in_store = _IN_A_STORE.fullmatch(text)

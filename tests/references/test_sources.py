@@ -43,6 +43,9 @@ async def test_where_a_file_is(text: str, shown: str, options: dict[str, str]) -
     [
         ("photos/../secret.png", "leads out"),
         ("s3://bucket", "names no"),
+        ("photos/", "like a folder's name"),
+        ("s3://bucket/x/", "like a folder's name"),
+        ("./plates/", "like a folder's name"),
         ("s3:/bucket/a.png", "two slashes"),
         ("nosuch://bucket/a.png", "no protocol"),
         ("s3://user:s3cr3t@bucket/a//b.png", "two slashes in a row"),
