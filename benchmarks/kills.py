@@ -1,10 +1,10 @@
 """Kills participants of a batch with SIGKILL, again and again, and counts what was paid and landed.
 
 A manifest is done in shards by child runs on two process workers, with a real Prefect server, a
-real callback receiver, and the sandbox that counts the money. Every few seconds a random one of the
-processes at work (a parent run, a child run, a worker) is killed; a worker is started again, and
-the batch is run again when its parent run was hit. At the end it is run until nothing is missing:
-once as it is, which must say what it does not know of, and once with retry=unconfirmed.
+real callback receiver, and the sandbox that counts the money. Every so many submits a random one of
+the processes at work (a parent run, a child run, a worker) is killed; a worker is started again,
+and the batch is run again when its parent run was hit. At the end it is run until nothing is
+missing: once as it is, which must say what it does not know of, and once with retry=unconfirmed.
 
 Run ``python -m benchmarks.kills``; ``--smoke`` is a quick check that it works. With ``--chains``
 the rows are chains of three, each row made from the image of the one before, which the sandbox
@@ -45,7 +45,8 @@ from nanobanana_blocks.sandbox import SandboxControl, SandboxSettings
 SPEED = 3.0
 REQUESTS_PER_SECOND = 10.0
 TIMEOUT_SECONDS = 90.0
-PAUSES = (4.0, 9.0)
+KILL_LOOK_SECONDS = 0.5
+QUIET_SECONDS = 25.0
 QUIET_LOOKS = 4
 LOOK_SECONDS = 2.0
 
@@ -157,16 +158,21 @@ def kill_again_and_again(
     workers: Workers,
     sandbox: SandboxControl,
     parameters: Mapping[str, Any],
+    rows: int,
     kills: int,
 ) -> Counter[str]:
-    """Run a batch, and again whenever its run is gone, while participants are killed."""
+    """Run a batch, and again whenever its run is gone, while participants are killed.
+
+    The kills are spread over the submits: each is due at a random one of its share of them.
+    """
     dice = random.Random(7)
     killed: Counter[str] = Counter()
-    run, quiet_looks = batch.start(parameters), 0
+    due = sorted(dice.uniform(n, n + 1) * rows / kills for n in range(kills))
+    run, seen_at = batch.start(parameters), time.monotonic()
     while True:
-        time.sleep(dice.uniform(*PAUSES))
+        time.sleep(KILL_LOOK_SECONDS)
         submits = sandbox.stats().submits
-        role = kill_one(batch, workers, dice) if submits else None
+        role = kill_one(batch, workers, dice) if submits > due[killed.total()] else None
         if role:
             killed[role] += 1
             print(f"  killed a {role} at {submits} submits", flush=True)
@@ -174,9 +180,11 @@ def kill_again_and_again(
         if killed.total() == kills or batch.state(run) == "COMPLETED":
             return killed
         # Prefect leaves a run pending for ever whose worker was killed before it began.
-        quiet_looks = 0 if workers.runs() else quiet_looks + 1
-        if batch.has_ended(run) or role == "run-batch" or quiet_looks >= QUIET_LOOKS:
-            run, quiet_looks = batch.start(parameters), 0
+        if workers.runs():
+            seen_at = time.monotonic()
+        is_quiet = time.monotonic() - seen_at > QUIET_SECONDS
+        if batch.has_ended(run) or role == "run-batch" or is_quiet:
+            run, seen_at = batch.start(parameters), time.monotonic()
 
 
 @contextmanager
@@ -225,7 +233,7 @@ def main() -> None:
         workers = Workers(environment, log.fileno())
         stack.callback(workers.end)
         workers.keep_two()
-        killed = kill_again_and_again(batch, workers, sandbox, parameters, kills)
+        killed = kill_again_and_again(batch, workers, sandbox, parameters, rows, kills)
         workers.end_runs()
         reports = []
         for retry in [["unconfirmed"]] if smoke else [[], ["unconfirmed"]]:
