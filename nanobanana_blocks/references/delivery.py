@@ -281,7 +281,8 @@ class References:
         wrong = await self.problems(texts)
         told = [f"image {n} {wrong[text]}" for n, text in enumerate(texts, 1) if text in wrong]
         if told:
-            raise UnusableReference(f"{'; '.join(told)} Nothing was sent.")
+            said = "; ".join(told).removesuffix(".")
+            raise UnusableReference(f"{said}. Nothing was sent.")
         await self.prepare(request)
         return await self.sent(request)
 
