@@ -38,7 +38,7 @@ from nanobanana_blocks.references.urls import UrlChecks
 from nanobanana_blocks.storage.destination import StorageLocation
 from nanobanana_blocks.storage.locations import Location
 
-EXAMINED_AT_ONCE = 16
+EXAMINED_AT_ONCE = 48
 SPARE_SECONDS = 3600.0
 """How much longer than the wait for its task a signed URL lives: the service may queue it."""
 
