@@ -5,14 +5,19 @@ meant and with which key. Whatever else they hold, or the environment adds, leav
 fsspec, as does ``obstore=False`` among them. Only plain puts go through it: exclusive creation,
 listing, reading and deleting are fsspec's, and so is each error, because what obstore could not
 put is put again by fsspec.
+
+obstore follows a 303, which turns a put into a get, and takes the answer to that for success. So a
+put counts only where the answer's entity tag is the storage's: on S3 the content's MD5 (keys of
+KMS or of customers give other tags: fsspec then), on Azure a number in hexadecimal digits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +36,9 @@ _CLIENT = {
 }
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 """Keys that every client writes alike in a URL; others are left to fsspec."""
+_PLAIN_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+"""Buckets and containers likewise: an access point's ARN is none."""
+_AZURE_TAG = re.compile(r"0x[0-9A-Fa-f]+")
 
 _WITHOUT_EFFECT = frozenset(
     {"max_concurrency", "use_listings_cache", "listings_expiry_time", "default_block_size"}
@@ -46,8 +54,9 @@ _OVERRIDDEN = frozenset(
 class DirectPuts:
     """Puts into one bucket or container. Its errors say only that fsspec should try."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, is_tag_of: Callable[[str, bytes], bool]) -> None:
         self._store = store
+        self._is_tag_of = is_tag_of
         self._put = importlib.import_module("obstore").put_async
         self._has_put = False
 
@@ -62,18 +71,23 @@ class DirectPuts:
             return False
         attributes = {"Content-Type": media_type}
         try:
-            await self._put(self._store, key, data, attributes=attributes, use_multipart=False)
+            answer = await self._put(
+                self._store, key, data, attributes=attributes, use_multipart=False
+            )
+            is_there = self._is_tag_of(str(answer["e_tag"]).strip('"'), data)
         except Exception:
             return False
-        self._has_put = True
-        return True
+        self._has_put = self._has_put or is_there
+        return is_there
 
 
 def direct_puts(protocol: str, bucket: str, options: Mapping[str, Any]) -> DirectPuts | None:
     """What puts objects where these options lead fsspec's backend; None where that is not sure."""
-    translate = _TRANSLATIONS.get(protocol)
-    if translate is None or any(conf.get(one) for one in _TRANSLATIONS):
+    if protocol not in _SERVICES or any(conf.get(one) for one in _SERVICES):
         return None
+    if not _PLAIN_BUCKET.fullmatch(bucket):
+        return None
+    translate, is_tag_of = _SERVICES[protocol]
     given = {
         name: value
         for name, value in options.items()
@@ -83,7 +97,7 @@ def direct_puts(protocol: str, bucket: str, options: Mapping[str, Any]) -> Direc
     with suppress(Exception):
         stores = importlib.import_module("obstore.store")
         if (store := translate(stores, bucket, given)) is not None:
-            return DirectPuts(store)
+            return DirectPuts(store, is_tag_of)
     return None
 
 
@@ -96,12 +110,12 @@ def _s3(stores: Any, bucket: str, options: dict[str, Any]) -> Any:
     added = {name for name in os.environ if name.startswith("AWS_")} - _OVERRIDDEN
     if _is_plain(endpoint):
         added.discard("AWS_CA_BUNDLE")  # there is no certificate
-    if options or client or added or set(pool) - {"max_pool_connections"}:
+    if options or client or added or not _asks_for_nothing(pool):
         return None
     if not anonymous and not (key and secret):
         return None
     # Who names no endpoint may have one in a configuration file, or have it found by the bucket.
-    if not endpoint and (not region or Path("~/.aws/config").expanduser().exists()):
+    if not endpoint and (not region or _has_configuration()):
         return None
     settings: dict[str, Any] = {"virtual_hosted_style_request": False}
     if anonymous:
@@ -113,17 +127,35 @@ def _s3(stores: Any, bucket: str, options: dict[str, Any]) -> Any:
     return stores.S3Store(bucket, **settings, **_transport(endpoint))
 
 
+def _asks_for_nothing(settings: Mapping[str, Any]) -> bool:
+    """Whether botocore's settings change nothing about a put without a checksum."""
+    checksum = settings.get("request_checksum_calculation", "when_required")
+    known = {"max_pool_connections", "request_checksum_calculation", "response_checksum_validation"}
+    return checksum == "when_required" and not set(settings) - known
+
+
+def _has_configuration() -> bool:
+    """Whether botocore has a file to read an endpoint from; it takes one from either."""
+    return any(Path(f"~/.aws/{name}").expanduser().exists() for name in ("config", "credentials"))
+
+
+def _is_md5(tag: str, data: bytes) -> bool:
+    return tag == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def _azure(stores: Any, container: str, options: dict[str, Any]) -> Any:
     if any(name.startswith("AZURE_") for name in os.environ):
         return None
     connection = options.pop("connection_string", None)
     if connection is not None:
-        parts = dict(part.split("=", 1) for part in connection.strip(";").split(";"))
-        if options or parts.pop("EndpointSuffix", "core.windows.net") != "core.windows.net":
+        # Names are in any case, as the SDK takes them.
+        given = (part.split("=", 1) for part in connection.rstrip(";").split(";"))
+        parts = {name.lower(): value for name, value in given}
+        if options or parts.get("endpointsuffix", "core.windows.net") != "core.windows.net":
             return None
-        account, key = parts.get("AccountName"), parts.get("AccountKey")
-        endpoint, sas = parts.get("BlobEndpoint"), parts.get("SharedAccessSignature")
-        if endpoint is None and parts.get("DefaultEndpointsProtocol", "https") != "https":
+        account, key = parts.get("accountname"), parts.get("accountkey")
+        endpoint, sas = parts.get("blobendpoint"), parts.get("sharedaccesssignature")
+        if endpoint is None and parts.get("defaultendpointsprotocol", "https") != "https":
             return None
         account = account or (_account_at(endpoint) if endpoint else None)
     else:
@@ -156,7 +188,10 @@ def _transport(endpoint: str | None) -> dict[str, Any]:
     return {"client_options": {**_CLIENT, **plain}, "retry_config": {"max_retries": 0}}
 
 
-_TRANSLATIONS = {
-    **dict.fromkeys(("s3", "s3a"), _s3),
-    **dict.fromkeys(("az", "abfs", "abfss"), _azure),
+_SERVICES: Mapping[str, tuple[Callable[..., Any], Callable[[str, bytes], bool]]] = {
+    **dict.fromkeys(("s3", "s3a"), (_s3, _is_md5)),
+    **dict.fromkeys(
+        ("az", "abfs", "abfss"), (_azure, lambda tag, _: bool(_AZURE_TAG.fullmatch(tag)))
+    ),
 }
+"""By protocol: how options are translated, and whether an entity tag is that of some content."""
