@@ -20,6 +20,7 @@ from nanobanana_blocks.cli.output import (
     ending_well,
     print_if_nothing_landed,
     print_json,
+    print_message,
     show_log,
 )
 from nanobanana_blocks.landing.report import LandingReport
@@ -48,7 +49,7 @@ def verify(
     credentials: CredentialsName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that every receipt's images are there and whole; --repair lands others again."""
+    """Check that every receipt and its images are there and whole; --repair lands others again."""
     show_log()
 
     async def run() -> tuple[VerificationReport, LandingReport | None]:
@@ -72,8 +73,10 @@ def verify(
             for fault in found.faults:
                 typer.echo(fault.describe())
             if landed is not None:
+                for outcome in landed.not_landed:
+                    print_message(f"{outcome.label}: {outcome.describe()}")
                 typer.echo(f"Landed again: {landed.describe()}")
             typer.echo(found.describe())
-        print_if_nothing_landed(found.receipts, found.destination)
+        print_if_nothing_landed(found.receipts + len(found.faults), found.destination)
         if not found.is_sound:
             raise typer.Exit(Exit.NOT_ALL)

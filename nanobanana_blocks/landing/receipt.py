@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -149,6 +150,19 @@ def version_of(data: bytes) -> int | None:
     version = content.get("version")
     is_version = isinstance(version, int) and isinstance(content.get("task_id"), str)
     return version if is_version else None
+
+
+def claimed_task_id(data: bytes) -> str | None:
+    """The generation task that a damaged receipt was written for, as far as that can be read."""
+    content = _json_object(data)
+    if content is not None:
+        task_id = content.get("task_id")
+        return task_id if isinstance(task_id, str) else None
+    found = _TASK_ID.search(data[:400])
+    return found[1].decode() if found else None
+
+
+_TASK_ID = re.compile(rb'"task_id"\s*:\s*"([A-Za-z0-9_-]+)"')
 
 
 def _json_object(data: bytes) -> dict[str, Any] | None:

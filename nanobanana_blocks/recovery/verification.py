@@ -5,6 +5,7 @@ It reads only. Landing again what does not match is `repair`'s, which needs imag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -24,7 +25,9 @@ from nanobanana_blocks.landing import (
     read_receipt,
     receipt_name,
 )
+from nanobanana_blocks.landing.history import MAX_RECEIPT_BYTES
 from nanobanana_blocks.landing.lander import Placement, open_lander
+from nanobanana_blocks.landing.receipt import claimed_task_id, is_unfinished, version_of
 from nanobanana_blocks.storage.destination import Destination
 from nanobanana_blocks.words import counted
 
@@ -32,30 +35,39 @@ MAX_READS = 8
 """How many files are read at a time, each of them whole."""
 
 
+_KNOWN_VERSION = 1
+_TASK_ID = re.compile(r"[0-9a-f]{32}")
+
+
 class Fault(StrEnum):
-    """What is wrong with a file that a receipt names."""
+    """What is wrong with a file that a receipt names, or with the receipt itself."""
 
     MISSING = "missing"
     SIZE = "another size"
     CONTENT = "another content"
     DAMAGED = "damaged"
     UNREADABLE = "unreadable"
+    RECEIPT = "no whole receipt"
 
 
 class FileFault(BaseModel):
-    """A file that is not what its receipt says; `name` is relative to the folder."""
+    """A file that is not what its receipt says, or a damaged receipt.
+
+    `name` is relative to the folder; `task_id` is None where a receipt no longer tells it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    task_id: str
+    task_id: str | None
     fault: Fault
     detail: str | None = None
 
     def describe(self) -> str:
         """In a line: file, fault, task."""
-        more = f" ({self.detail})" if self.detail else ""
-        return f"{self.name}: {self.fault.value}{more}, of task {self.task_id}"
+        more = f" ({self.detail.rstrip('.')})" if self.detail else ""
+        task = f", of task {self.task_id}" if self.task_id else ""
+        return f"{self.name}: {self.fault.value}{more}{task}"
 
 
 class VerificationReport(BaseModel):
@@ -64,11 +76,12 @@ class VerificationReport(BaseModel):
     Attributes:
         destination: The folder, without secrets.
         deep: Whether contents were read and decoded.
-        receipts: How many receipts were found.
+        receipts: How many receipts were found, without those that are damaged.
         images: How many images they name.
-        faults: The files that are not what their receipts say, by name.
-        stems: What the files of each task with a fault are called, by task id; a name that was
-            shortened for its file cannot be told from the file, so such a task is left out.
+        faults: The files that are not what their receipts say, and damaged receipts, by name.
+        stems: What the files of each task with a fault are called, by task id. Left out are tasks
+            whose name was shortened for its file, which cannot be told from the file, and receipts
+            that name no task or that a newer release wrote.
     """
 
     destination: str
@@ -108,9 +121,14 @@ async def verify(destination: Destination, *, deep: bool = False) -> Verificatio
 
     async def read(name: str) -> None:
         async with reading:
-            receipt = read_receipt(await destination.read(name) or b"")
+            data = await destination.read(name)
+        if data is None:
+            return  # gone since it was listed
+        receipt = read_receipt(data)
         if receipt is not None:
             receipts[name] = receipt
+        elif version_of(data) is not None or is_unfinished(data):
+            faults.append(_fault_of_receipt(name, data))
 
     async def check(image: ReceiptImage, task_id: str) -> None:
         fault, detail = _fault_of_size(image, sizes), None
@@ -120,10 +138,17 @@ async def verify(destination: Destination, *, deep: bool = False) -> Verificatio
         if fault is not None:
             faults.append(FileFault(name=image.name, task_id=task_id, fault=fault, detail=detail))
 
-    await run_concurrently(read(name) for name in sizes if name.endswith(".json"))
+    await run_concurrently(
+        read(name)
+        for name, size in sizes.items()
+        if name.endswith(".json") and size <= MAX_RECEIPT_BYTES
+    )
+    damaged = list(faults)
     images = [(image, found.task_id) for found in receipts.values() for image in found.images]
     await run_concurrently(check(image, task_id) for image, task_id in images)
     of_faults = {fault.task_id for fault in faults}
+    names = {name: receipt.task_id for name, receipt in receipts.items()}
+    names |= {fault.name: fault.task_id for fault in damaged if fault.task_id and not fault.detail}
     return VerificationReport(
         destination=destination.path,
         deep=deep,
@@ -131,9 +156,9 @@ async def verify(destination: Destination, *, deep: bool = False) -> Verificatio
         images=len(images),
         faults=sorted(faults, key=lambda fault: fault.name),
         stems={
-            receipt.task_id: stem
-            for name, receipt in receipts.items()
-            if receipt.task_id in of_faults and (stem := _stem_of(name, receipt.task_id))
+            task_id: stem
+            for name, task_id in names.items()
+            if task_id in of_faults and (stem := _stem_of(name, task_id))
         },
     )
 
@@ -147,7 +172,8 @@ async def repair(
 ) -> LandingReport:
     """Land the tasks with faults again, under the names that they have, while their URLs live.
 
-    What cannot be landed again is left as it is; the report says why.
+    What cannot be landed again is left as it is; the report says why. In place of a damaged receipt
+    comes one that names no row of a batch.
 
     Args:
         report: What `verify` found there.
@@ -186,6 +212,15 @@ async def _rows_of(
 def _stem_of(name: str, task_id: str) -> str | None:
     stem = name.removesuffix(".json")
     return next((known for known in (task_id, stem) if receipt_name(known) == name), None)
+
+
+def _fault_of_receipt(name: str, data: bytes) -> FileFault:
+    """A receipt that is torn, or that a newer release wrote, which must not be replaced."""
+    version, stem = version_of(data), name.removesuffix(".json")
+    task_id = claimed_task_id(data) or (stem if _TASK_ID.fullmatch(stem) else None)
+    newer = version is not None and version > _KNOWN_VERSION
+    detail = f"version {version}, of a newer release" if newer else None
+    return FileFault(name=name, task_id=task_id, fault=Fault.RECEIPT, detail=detail)
 
 
 def _fault_of_size(image: ReceiptImage, sizes: Mapping[str, int]) -> Fault | None:

@@ -67,6 +67,71 @@ async def test_another_image_of_equal_size_is_found_in_depth(
     assert (fault.name, fault.fault) == (images[0].name, Fault.CONTENT)
 
 
+DAMAGE = {
+    "torn": lambda whole: whole[:70],
+    "torn within the task id": lambda whole: whole[:30],
+    "empty": lambda _: b"",
+    "zeroed": lambda whole: bytes(len(whole)),
+    "without its images": lambda whole: json.dumps(json.loads(whole) | {"images": None}).encode(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_damaged_receipt_is_a_fault_and_is_landed_again(
+    sandbox: Sandbox, images: list[Path], tmp_path: Path, damage: str
+) -> None:
+    """Rule: a receipt that cannot be read is not passed over; its task is known by what is left."""
+    receipt = tmp_path / f"{images[0].stem}.json"
+    receipt.write_bytes(DAMAGE[damage](receipt.read_bytes()))
+    async with (
+        await Destination.open(str(tmp_path)) as destination,
+        NanoBananaClient(sandbox.api_key, sandbox.base_url) as client,
+    ):
+        found = await verify(destination)
+        [fault] = found.faults
+        assert (fault.name, fault.task_id) == (receipt.name, images[0].stem)
+        assert (fault.fault, found.receipts) == (Fault.RECEIPT, 4)
+        assert (await repair(found, client, destination)).complete
+        mended = await verify(destination, deep=True)
+    assert (mended.is_sound, mended.receipts) == (True, 5)
+
+
+async def test_a_newer_releases_receipt_is_told_and_left_alone(
+    images: list[Path], tmp_path: Path
+) -> None:
+    """Rule: what this release cannot check is a fault, and is never written over."""
+    receipt = tmp_path / f"{images[0].stem}.json"
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"version": 2}))
+    async with await Destination.open(str(tmp_path)) as destination:
+        found = await verify(destination)
+    [fault] = found.faults
+    assert fault.describe().startswith(f"{receipt.name}: no whole receipt (version 2")
+    assert found.stems == {}
+
+
+async def test_files_that_are_no_receipts_are_no_faults(images: list[Path], tmp_path: Path) -> None:
+    """Rule: other people's JSON in the folder is passed over."""
+    for number, text in enumerate(["{}", "[1]", "text", '{"version": 1}', '{"task_id": "a"}']):
+        (tmp_path / f"other-{number}.json").write_text(text)
+    async with await Destination.open(str(tmp_path)) as destination:
+        found = await verify(destination)
+    assert (found.is_sound, found.receipts) == (True, len(images))
+
+
+async def test_the_command_says_why_nothing_could_be_landed_again(
+    sandbox: Sandbox, images: list[Path], tmp_path: Path
+) -> None:
+    """Rule: where URLs no longer live, each task's reason is told on stderr."""
+    images[0].unlink()
+    sandbox.advance(40 * 86_400)
+    result = await asyncio.to_thread(
+        CliRunner().invoke, app, ["verify", str(tmp_path), "--repair", "--timeout", "5"]
+    )
+    assert result.exit_code == 3
+    assert f"{images[0].stem}: failed: " in result.stderr
+    assert "Landed again: 1 failed" in result.stdout
+
+
 async def test_what_is_landed_again_keeps_what_made_it(sandbox: Sandbox, tmp_path: Path) -> None:
     """Rule: the new receipt tells of row and making what the old one told."""
     task_id = sandbox.add_task(TaskPlan(seconds=0))
