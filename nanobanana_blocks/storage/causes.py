@@ -112,11 +112,11 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
     ),
     Cause.QUOTA: frozenset(
         {errno.EDQUOT, "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "SFTPQuotaExceeded"}
-        | {"quotaExceeded", "AccountLimitExceeded", "storage_cap_exceeded", "FTP 552"}
+        | {"AccountLimitExceeded", "storage_cap_exceeded", "FTP 552"}
     ),
-    Cause.CLOCK: frozenset({"RequestTimeTooSkewed", "XMinioRequestTimeTooSkewed"}),
+    Cause.CLOCK: frozenset({"RequestTimeTooSkewed"}),
     Cause.REGION: frozenset(
-        {"PermanentRedirect", "AuthorizationHeaderMalformed", "WrongEndpoint", "InvalidRegion"}
+        {"PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidRegion"}
         | {"IllegalLocationConstraintException"}
     ),
     Cause.EXPIRED: frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}),
@@ -131,7 +131,7 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
         | {"HTTP 401", "FTP 530"}
     ),
     Cause.BUSY: frozenset({"SlowDown", "ServerBusy", "TooManyRequests", "HTTP 429"}),
-    Cause.READ_ONLY: frozenset({errno.EROFS, "SFTPWriteProtect", "AccountIsDisabled"}),
+    Cause.READ_ONLY: frozenset({errno.EROFS, "SFTPWriteProtect"}),
     Cause.DENIED: frozenset(
         {
             "AccessDenied",
@@ -139,7 +139,7 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
             "AuthorizationPermissionMismatch",
             "AllAccessDisabled",
         }
-        | {"AuthorizationSourceIPMismatch", "InsufficientAccountPermissions"}
+        | {"AuthorizationSourceIPMismatch", "InsufficientAccountPermissions", "AccountIsDisabled"}
         # FTP has one code for what is missing and what is denied; the first is asked for apart.
         | {"FTP 550", "FTP 553", "FTP 532"}
     ),
@@ -148,7 +148,12 @@ _SERVICE_CODES: dict[Cause, frozenset[object]] = {
         | {"ContainerBeingDeleted", "InvalidResourceName"}
     ),
 }
-"""What services say themselves: codes of S3 and its imitations, Azure, Google, SFTP, FTP, errno."""
+"""What services say themselves: codes of S3 and its imitations, Azure, SFTP, FTP, errno.
+
+Google's reasons are not among them: gcsfs keeps no more of a 403 than that it is one.
+
+Where each is documented, `tests/storage/test_causes.py` says.
+"""
 
 _SIGNS: dict[Cause, frozenset[object]] = {
     Cause.FULL: frozenset({"InsufficientStorage"}),  # webdav4, for a 507

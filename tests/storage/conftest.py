@@ -15,7 +15,7 @@ CONFORMANCE = "tests/storage/test_conformance.py"
 HEADING = """# What each kind of storage was seen to do
 
 Made by `make storage-table`, from the results of `tests/storage/test_conformance.py` on the servers
-that `tests/support/storage_kinds.py` starts. ✓ held, ✗ did not, – does not apply to that server or
+that `tests/support/storage_kinds` starts. ✓ held, ✗ did not, – does not apply to that server or
 could not be tried here (the reason is below).
 
 """
