@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.addresses import is_private_host
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError, NetworkError
+from nanobanana_blocks.tls import trusted_authorities
 
 USER_AGENT = f"nanobanana-blocks/{__version__}"
 MAX_ANSWER_BYTES = 1 << 20
@@ -166,6 +167,7 @@ class Connection:
             # is cancelled before it has connected (seen with httpcore 1.0.9).
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=keep),
             follow_redirects=False,
+            verify=trusted_authorities(),
             # A proxy of the environment is for public hosts, not for a gateway close by.
             trust_env=not is_private_host(httpx.URL(self.base_url).host),
         )

@@ -32,6 +32,7 @@ from nanobanana_blocks.images.transport import (
     resolve,
 )
 from nanobanana_blocks.images.verification import CutShort, VerifiedImage, verify_image
+from nanobanana_blocks.tls import trusted_authorities
 
 _T = TypeVar("_T")
 
@@ -102,7 +103,6 @@ class ImageDownloader:
         self._read_seconds = read_seconds
         self._connections = connections
         self._slots = asyncio.Semaphore(connections)
-        self._connections = connections
         self._transport: ImageTransport | None = None
         self._threads = ThreadPoolExecutor(
             min(4, os.cpu_count() or 1), thread_name_prefix="nanobanana-verify"
@@ -112,7 +112,7 @@ class ImageDownloader:
         self._transport = ImageTransport(
             self.rules,
             self._resolver,
-            tls=await self._in_thread(httpx.create_ssl_context),
+            tls=await self._in_thread(trusted_authorities),
             keep=self._connections,
             connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds,

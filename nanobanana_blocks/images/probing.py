@@ -22,6 +22,7 @@ from nanobanana_blocks.images.transport import (
     Response,
     resolve,
 )
+from nanobanana_blocks.tls import trusted_authorities
 
 PROBED_BYTES = 1024
 MAX_REDIRECTS = 5
@@ -120,7 +121,7 @@ class UrlProbe:
                 self._transport = ImageTransport(
                     self.rules,
                     self._resolver,
-                    tls=await asyncio.to_thread(httpx.create_ssl_context),
+                    tls=await asyncio.to_thread(trusted_authorities),
                     keep=PROBES_AT_ONCE,
                     connect_seconds=self._connect_seconds,
                     read_seconds=self._read_seconds,

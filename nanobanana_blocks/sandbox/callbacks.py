@@ -17,6 +17,7 @@ import anyio
 import httpx
 
 from nanobanana_blocks.sandbox.envelopes import callback, encode, forged_callback
+from nanobanana_blocks.tls import trusted_authorities
 
 if TYPE_CHECKING:
     from nanobanana_blocks.sandbox.state import GenerationTask, SandboxState
@@ -102,10 +103,13 @@ class CallbackPoster:
         self._changed.set()
 
     async def _deliver_in_time(self) -> None:
-        # Most sandboxes never post, and a client takes a while to read its certificates.
+        # Most sandboxes never post, and to read the authorities takes a while.
         await self._next_due()
-        limits = httpx.Limits(max_connections=AT_ONCE)
-        async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=AT_ONCE),
+            trust_env=False,
+            verify=trusted_authorities(),
+        ) as client:
             while True:
                 await self._slots.acquire()
                 await self._next_due()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from nanobanana_blocks.sandbox.submits import RefusedSubmitError
+from nanobanana_blocks.tls import trusted_authorities
 
 if TYPE_CHECKING:
     from nanobanana_blocks.sandbox.state import SandboxState
@@ -31,7 +32,10 @@ class ReferenceFetcher:
         if not urls:
             return
         async with httpx.AsyncClient(
-            timeout=FETCH_SECONDS, follow_redirects=True, trust_env=False
+            timeout=FETCH_SECONDS,
+            follow_redirects=True,
+            trust_env=False,
+            verify=trusted_authorities(),
         ) as http:
             for url in urls:
                 if problem := await self._problem(http, url):

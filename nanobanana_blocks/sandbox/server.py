@@ -31,6 +31,7 @@ from nanobanana_blocks.sandbox.settings import (
 )
 from nanobanana_blocks.signals import wait_for_stop_signal
 from nanobanana_blocks.sockets import address_of, listen
+from nanobanana_blocks.tls import trusted_authorities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,6 +69,7 @@ class SandboxControl:
             headers={"authorization": f"Bearer {api_key}"},
             timeout=CONTROL_TIMEOUT_SECONDS,
             trust_env=False,
+            verify=trusted_authorities(),
         )
 
     @property

@@ -6,21 +6,15 @@ import asyncio
 import gzip
 import io
 import pickle
-import ssl
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
@@ -38,6 +32,7 @@ from nanobanana_blocks.images.egress import EgressRules
 from nanobanana_blocks.images.limits import ByteBudget
 from nanobanana_blocks.images.transport import USER_AGENT
 from nanobanana_blocks.images.verification import verify_image
+from tests.support.certificates import certificate_for, serving
 from tests.support.until import until
 
 MAX_PIXELS = 2**20
@@ -502,14 +497,11 @@ async def test_tls_verifies_the_name_and_not_the_address(
     async def resolver(host: str, port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    certificate = tmp_path / "certificate.pem"
-    certificate.write_bytes(certificate_for("images.test"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    certificate = certificate_for("images.test", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     server = Server()
     server.on("/a", answer(PNG))
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=serving(certificate))
     port = listener.sockets[0].getsockname()[1]
     async with downloader(resolver=resolver) as images:
         async with images.fetch(f"https://images.test:{port}/a", task_id="t") as image:
@@ -518,26 +510,6 @@ async def test_tls_verifies_the_name_and_not_the_address(
             async with images.fetch(f"https://other.test:{port}/a", task_id="t"):
                 pass
     listener.close()
-
-
-def certificate_for(host: str) -> bytes:
-    """A key and a certificate for `host`, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return secret + made.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,10 @@ def success(task_id: str, *urls: str, **data: object) -> bytes:
 
 @asynccontextmanager
 async def raw_server(
-    response: bytes, *, then_every: tuple[float, bytes] | None = None
+    response: bytes,
+    *,
+    then_every: tuple[float, bytes] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RawServer]:
     """Serve `response` on a free port; `then_every` goes on with (seconds, bytes) without end."""
     server = RawServer()
@@ -57,8 +61,9 @@ async def raw_server(
         clients.add(client)
         client.add_done_callback(clients.discard)
 
-    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    listener = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    port = listener.sockets[0].getsockname()[1]
+    server.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
     try:
         yield server
     finally:
