@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -272,23 +273,15 @@ async def test_submits_go_over_fresh_connections(
 
 async def test_an_answer_that_came_while_the_process_stood_still_is_read() -> None:
     """Rule: a deadline that was missed by standing still is believed after a look at the socket."""
-    served = asyncio.Event()
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.readline())
-        await writer.drain()
-        served.set()
+    async def exchange() -> bytes:
+        theirs.sendall(b"paid\n")
+        time.sleep(0.3)  # noqa: ASYNC251  # the process stands still
+        return await reader.readline()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-
-        async def exchange() -> bytes:
-            await served.wait()
-            time.sleep(0.3)  # noqa: ASYNC251  # the process stands still
-            return await reader.readline()
-
-        writer.write(b"paid\n")
+    with theirs:
         async with time_limit(0.1, late_seconds=0.05):
             assert await exchange() == b"paid\n"
         writer.close()

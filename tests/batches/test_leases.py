@@ -32,7 +32,7 @@ asyncio.run(main())
 
 
 @asynccontextmanager
-async def opened(folder: Path, owner: str, *, silent: float = 0.5) -> AsyncIterator[Leases]:
+async def opened(folder: Path, owner: str, *, silent: float = 3600) -> AsyncIterator[Leases]:
     async with open_leases(
         StorageLocation(str(folder)),
         owner=owner,
@@ -73,7 +73,7 @@ async def test_a_run_at_work_and_its_end(tmp_path: Path) -> None:
 async def test_silence_is_death(tmp_path: Path) -> None:
     """A lease that is not rewritten is a dead run's, whatever date another clock has put in it."""
     hide_process(tmp_path, "other")
-    async with opened(tmp_path, "watcher") as leases:
+    async with opened(tmp_path, "watcher", silent=0.5) as leases:
         assert await leases.liveness("other") is Liveness.AT_WORK
 
         async def is_dead() -> bool:
@@ -109,7 +109,7 @@ async def test_a_killed_process_is_dead_at_once(tmp_path: Path) -> None:
     try:
         assert holder.stdout
         assert (await asyncio.to_thread(holder.stdout.readline)).strip() == "held"
-        async with opened(tmp_path, "watcher", silent=1e6) as leases:
+        async with opened(tmp_path, "watcher") as leases:
             assert await leases.liveness("other") is Liveness.AT_WORK
             holder.kill()
             await asyncio.to_thread(holder.wait)
@@ -123,7 +123,7 @@ async def test_a_lease_that_cannot_be_understood(tmp_path: Path) -> None:
     """A damaged lease is that of a run at work until it has been silent for long enough."""
     (tmp_path / FOLDER).mkdir(parents=True)
     (tmp_path / FOLDER / "other.json").write_bytes(b"\0\0")
-    async with opened(tmp_path, "watcher", silent=1e6) as leases:
+    async with opened(tmp_path, "watcher") as leases:
         assert await leases.liveness("other") is Liveness.AT_WORK
         assert await leases.read("other") is None
 

@@ -982,13 +982,16 @@ class TestShards:
     ) -> None:
         """Child runs without a worker are not waited for without end, and are cancelled."""
         monkeypatch.setattr(sharding, "WARN_SECONDS", 0.1)
-        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 1.0)
-        manifest = write(tmp_path / "rows.jsonl", *prompts(3))
+        manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
+        running = asyncio.create_task(
+            run(manifest, images, shards=2, shard_deployment=without_worker)
+        )
+        await until(lambda: "No worker has taken any of 2 child runs yet" in log.text)
+        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 0.1)
         with pytest.raises(errors.NanoBananaError, match="no worker has taken any of 2 child runs"):
-            await run(manifest, tmp_path / "images", shards=2, shard_deployment=without_worker)
+            await running
         children = await children_of(await last_run_of("run-batch"))
         assert {child.state.name for child in children if child.state} == {"Cancelled"}
-        assert "No worker has taken any of 2 child runs yet" in log.text
         assert sandbox.stats().submits == 0
 
     async def test_one_dies_and_one_is_not_taken(
@@ -1001,7 +1004,6 @@ class TestShards:
     ) -> None:
         """A child run that has gone silent is given up, and then the one that nobody takes."""
         monkeypatch.setattr(sharding, "UNSEEN_SECONDS", 0.3)
-        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 1.0)
         manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
         running = asyncio.create_task(
             run(manifest, images, shards=2, shard_deployment=without_worker)
@@ -1010,9 +1012,10 @@ class TestShards:
         [first, _] = await children_of(await last_run_of("run-batch"))
         async with get_client() as client:
             await client.set_flow_run_state(first.id, Running(), force=True)
+        await until(lambda: "does not renew its lease any more" in log.text)
+        monkeypatch.setattr(sharding, "UNCLAIMED_SECONDS", 0.1)
         with pytest.raises(errors.NanoBananaError, match="no worker has taken any of 1 child"):
             await running
-        assert "does not renew its lease any more" in log.text
         kept = BatchReport.model_validate_json((images / "rows.report.json").read_bytes())
         assert (len(kept.outcomes), kept.counts["failed"]) == (3, 3)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.parse import quote
 import asyncssh
 import boto3
 import httpx
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 
@@ -46,6 +49,21 @@ class S3Server:
         finally:
             unlimited = str(10**9).encode()
             httpx.post(f"{self.endpoint}/moto-api/reset-auth", content=unlimited)
+
+
+def _put_one_at_a_time(put: Callable[[S3Response], Any]) -> Callable[[S3Response], Any]:
+    """Create exclusively as S3 does: moto looks and writes in two steps, also in two threads."""
+    lock = threading.Lock()
+
+    @functools.wraps(put)
+    def put_alone(response: S3Response) -> Any:
+        with lock:
+            return put(response)
+
+    return put_alone
+
+
+S3Response.put_object = _put_one_at_a_time(S3Response.put_object)
 
 
 @contextmanager
