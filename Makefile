@@ -73,6 +73,9 @@ lock: $(DEV_READY) ## Renew both lock files from pyproject.toml
 clean: ## Remove what the other targets made
 	rm -rf .venv nanobanana-demo
 
+# Where bytecode is not kept, each process of a demo or a test compiles all of Prefect anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 IN_PARALLEL = --numprocesses auto --dist loadfile
 
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \

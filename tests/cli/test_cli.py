@@ -380,6 +380,7 @@ def test_nothing_of_the_libraries_that_prefect_uses_is_shown(tmp_path: Path) -> 
     assert "of a library" not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_server_of_ones_own_a_command_says_one_line(tmp_path: Path) -> None:
     """Rule: Prefect then starts a server for the command alone, whose troubles are not shown."""
     saved = without_prefect(tmp_path, "-m", "nanobanana_blocks", "save-key", "first")
