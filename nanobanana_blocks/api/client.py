@@ -49,7 +49,7 @@ class NanoBananaClient:
         timeout: Seconds after which a request is given up.
         submit_timeout: Seconds after which the answer to a submit is given up: not to know it costs
             more than time. Connecting is given up after 10 seconds, as for all requests.
-        max_connections: Requests in flight at most; a few cost less CPU than many.
+        max_connections: Requests in flight at most.
         budget: The request budget, to share one between clients; its rate is the most that a
             policy may set. Submits have a second one besides, `submit_budget`: what is refused of
             them does not slow the polls down.

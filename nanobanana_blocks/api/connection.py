@@ -62,32 +62,43 @@ class Connection:
         base_url: The API server. Plain http is accepted for this machine and private addresses.
         timeout: Seconds after which a request is given up, unless it is sent with a limit of its
             own.
-        max_connections: Requests in flight at most; a few cost less CPU than many.
+        max_connections: Requests in flight at most.
+        idle_seconds: How long a connection without a request is kept.
 
     Raises:
         InvalidInput: The key or the base URL is invalid.
     """
 
     def __init__(
-        self, api_key: str | SecretStr, base_url: str, *, timeout: float, max_connections: int
+        self,
+        api_key: str | SecretStr,
+        base_url: str,
+        *,
+        timeout: float,
+        max_connections: int,
+        idle_seconds: float = 5.0,
     ) -> None:
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._key = check_api_key(key)
         self.base_url = check_base_url(base_url)
         self._timeout = timeout
+        self._idle_seconds = idle_seconds
         self._in_flight = asyncio.Semaphore(max_connections)
-        self._kept_alive = self._pool(keep=max_connections)
         self._fresh = self._pool(keep=0)
+        # Each with one connection: of those that a pool keeps, httpcore tests every idle one at
+        # each request, which costs as much as the request itself.
+        self._kept_alive: list[httpx.AsyncClient] = []
+        self._idle: list[tuple[float, httpx.AsyncClient]] = []
 
     @property
     def is_closed(self) -> bool:
         """Whether `aclose` was called."""
-        return self._kept_alive.is_closed
+        return self._fresh.is_closed
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._kept_alive.aclose()
-        await self._fresh.aclose()
+        for pool in (self._fresh, *self._kept_alive):
+            await pool.aclose()
 
     async def exchange(
         self,
@@ -117,7 +128,6 @@ class Connection:
                 reached the service.
         """
         seconds = self._timeout if seconds is None else seconds
-        pool = self._fresh if fresh else self._kept_alive
         sent = True
         try:
             async with self._in_flight:
@@ -125,7 +135,7 @@ class Connection:
                     await turn()
                 if self.is_closed:
                     raise NanoBananaError("the client is closed.", task_id=task_id)
-                async with time_limit(seconds):
+                async with time_limit(seconds), self._taken(fresh) as pool:
                     return await self._send(pool, method, path, arguments)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             sent = False
@@ -156,6 +166,27 @@ class Connection:
             sent_at=sent_at,
         )
 
+    @asynccontextmanager
+    async def _taken(self, fresh: bool) -> AsyncIterator[httpx.AsyncClient]:
+        """A pool for one request: of those that keep a connection, the one that was used last."""
+        if fresh:
+            yield self._fresh
+            return
+        now = asyncio.get_running_loop().time
+        while len(self._idle) > 1 and now() - self._idle[0][0] > self._idle_seconds:
+            _, expired = self._idle.pop(0)
+            self._kept_alive.remove(expired)
+            await expired.aclose()
+        if self._idle:
+            _, pool = self._idle.pop()
+        else:
+            pool = self._pool(keep=1)
+            self._kept_alive.append(pool)
+        try:
+            yield pool
+        finally:
+            self._idle.append((now(), pool))
+
     def _pool(self, *, keep: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self.base_url,
@@ -165,7 +196,11 @@ class Connection:
             timeout=httpx.Timeout(None, connect=min(self._timeout / 3, MAX_CONNECT_SECONDS)),
             # The semaphore bounds them: httpcore's own bound loses a place for ever when a request
             # is cancelled before it has connected (seen with httpcore 1.0.9).
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=keep),
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=keep,
+                keepalive_expiry=self._idle_seconds,
+            ),
             follow_redirects=False,
             verify=trusted_authorities(),
             # A proxy of the environment is for public hosts, not for a gateway close by.
