@@ -10,6 +10,7 @@ hazard rate, the chance per second that a pending task finishes, is learned from
 completion and a task found still pending are evidence alike.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ class PollSchedule:
         self._learner = HazardLearner(remembered)
         self._polls = 0
         self._polls_since_plan = 0
-        self._plan = self._make_plan()
+        self._plan = self._make_plan(scale=1.0)
 
     @property
     def polls(self) -> int:
@@ -255,7 +256,7 @@ class PollSchedule:
         """Go on from what this schedule has ``learned``, merged with what others have."""
         self._learner.take(together)
         self._polls_since_plan = 0
-        self._plan = self._make_plan()
+        self._plan = self._make_plan(self._plan.scale)
 
     def _observe(self, previous_poll: float | None, this_poll: float, *, completed: bool) -> None:
         if self._policy.mode == "fixed" or previous_poll is None:
@@ -274,11 +275,11 @@ class PollSchedule:
         self._polls_since_plan += 1
         if self._polls_since_plan >= max(4, min(256, self._polls // 16)):
             self._polls_since_plan = 0
-            self._plan = self._make_plan()
+            self._plan = self._make_plan(self._plan.scale)
 
-    def _make_plan(self) -> "_Plan":
+    def _make_plan(self, scale: float) -> "_Plan":
         pool = self._pool._plan.hazards if self._pool else None
-        return _Plan(self._learner.hazards(pool), self._policy)
+        return _Plan(self._learner.hazards(pool), self._policy, scale)
 
     def _stray(self) -> float:
         return 1.0 + self._policy.jitter * (2.0 * self._random.random() - 1.0)
@@ -289,23 +290,28 @@ class _Plan:
 
     The curve's slope is the density of polls, proportional to the square root of the hazard and
     scaled so that the expected number of polls is the policy's.
+
+    Attributes:
+        scale: The scale, or one that it is looked for from until it is needed.
     """
 
-    def __init__(self, hazards: Sequence[float], policy: PollPolicy) -> None:
+    def __init__(self, hazards: Sequence[float], policy: PollPolicy, scale: float) -> None:
         self.hazards = hazards
         self.hazard = Ramp(hazards)
         self._shortest = policy.min_interval_seconds
         self._longest = policy.max_interval_seconds
         self._requests = policy.requests_per_task
         self._polls = Ramp([math.sqrt(h * w) for h, w in zip(hazards, WIDTHS, strict=True)])
-        self._scale = 0.0
+        self.scale = scale
+        self._is_scaled = False
 
     def delay(self, age: float, *, steps: float) -> float:
         """Seconds from ``age`` until ``steps`` more polls are due."""
-        if not self._scale:
+        if not self._is_scaled:
+            self._is_scaled = True
             self._fit_scale()
-        done = max(_HEAD_START, self._scale * self._polls.at(age))
-        due = self._polls.inverse((done + steps) / self._scale)
+        done = max(_HEAD_START, self.scale * self._polls.at(age))
+        due = self._polls.inverse((done + steps) / self.scale)
         return min(max(due - age, self._shortest), self._longest)
 
     def chance_to_pass(self, start: float, end: float) -> float:
@@ -320,27 +326,38 @@ class _Plan:
         return min(max(age, start), end)
 
     def _fit_scale(self) -> None:
-        lowest, highest = -12.0, 12.0
-        for _ in range(16):
-            middle = (lowest + highest) / 2
-            self._scale = math.exp(middle)
-            if self._expects_enough():
-                highest = middle
-            else:
-                lowest = middle
+        lowest, highest = _LOG_SCALES
+        for attempt in itertools.count():
+            tried = math.log(self.scale)
+            excess = math.log(self._expected_polls() / self._requests)
+            lowest, highest = (tried, highest) if excess < 0 else (lowest, tried)
+            if abs(excess) < _PRECISION or highest - lowest < _PRECISION:
+                return
+            # The number of polls grows about as the scale does, so that few attempts mostly do.
+            guess = tried - excess
+            if attempt > 4 or not lowest < guess < highest:
+                guess = (lowest + highest) / 2
+            self.scale = math.exp(guess)
 
-    def _expects_enough(self) -> bool:
-        """Whether the mean number of polls after the first, detection included, is reached."""
+    def _expected_polls(self) -> float:
+        """The mean number of polls after the first, detection included; a few times the policy's
+        stand for more."""
         expected, age, pending = 0.0, 0.0, 1.0
-        while pending > 2 * STUCK and expected < self._requests:
+        while pending > 2 * STUCK and expected < 4 * self._requests:
             expected += pending
             delay = self.delay(age, steps=1.0)
             if delay >= self._longest and pending < _FEW:
                 break  # polls at the longest interval of the few tasks that may never end
             age += delay
             pending = math.exp(-self.hazard.at(age))
-        return expected >= self._requests
+        return expected
 
+
+# Between which logarithms the scale is looked for.
+_LOG_SCALES = (-12.0, 12.0)
+
+# How far the number of polls may be from the policy's, as a share of it.
+_PRECISION = 0.0005
 
 # A share of tasks so small that it says nothing of how often the others are polled.
 _FEW = 0.02
