@@ -331,7 +331,7 @@ class _Plan:
             tried = math.log(self.scale)
             excess = math.log(self._expected_polls() / self._requests)
             lowest, highest = (tried, highest) if excess < 0 else (lowest, tried)
-            if abs(excess) < _PRECISION or highest - lowest < _PRECISION:
+            if abs(excess) < _PRECISION or highest - lowest < _STEP:
                 return
             # The number of polls grows about as the scale does, so that few attempts mostly do.
             guess = tried - excess
@@ -358,6 +358,9 @@ _LOG_SCALES = (-12.0, 12.0)
 
 # How far the number of polls may be from the policy's, as a share of it.
 _PRECISION = 0.0005
+
+# How close two logarithms of scales are that count as one: there, the number of polls has a step.
+_STEP = 0.004
 
 # A share of tasks so small that it says nothing of how often the others are polled.
 _FEW = 0.02
