@@ -22,7 +22,11 @@ from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.sandbox import Sandbox
 
 GenerationMode = schemathesis.GenerationMode
-pytestmark = pytest.mark.hypothesis
+pytestmark = [
+    pytest.mark.hypothesis,
+    # schemathesis's, in its strategies
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 
 FOLDER = Path(__file__).parent
 SECRET = "a secret that nobody guesses"
