@@ -203,8 +203,8 @@ class Submitter:
                 return self.ledger.latest(key)
             with self.waits.waiting(what, left):
                 await asyncio.wait([told], timeout=min(left, self.patience.poll))
-            with suppress(StorageError):  # asked again, for as long as there is patience
-                await self.ledger.read_again(entry)
+                with suppress(StorageError):  # asked again, for as long as there is patience
+                    await self.ledger.read_again(entry)
             entry = self.ledger.latest(key)
         return entry
 

@@ -232,7 +232,8 @@ class TestDeadRuns:
         ) as made:
             processing = asyncio.create_task(made.process_each(rows))
             await until(lambda: len(made.outcomes) == 2)
-            assert f"4 rows wait for {submitting.A_CALLBACK}" in made.submitter.waits.describe()
+            said = f"4 rows wait for {submitting.A_CALLBACK}"
+            await until(lambda: said in made.submitter.waits.describe())
             for number, entry in enumerate(made.submitter.unanswered):
                 task_id = sandbox.add_task(TaskPlan(seconds=0))
                 made.submitter.reveal(entry.job_key, task_id)

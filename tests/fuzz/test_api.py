@@ -22,11 +22,7 @@ from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.sandbox import Sandbox
 
 GenerationMode = schemathesis.GenerationMode
-pytestmark = [
-    pytest.mark.hypothesis,
-    # schemathesis's, in its strategies
-    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
-]
+pytestmark = pytest.mark.hypothesis
 
 FOLDER = Path(__file__).parent
 SECRET = "a secret that nobody guesses"
