@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.addresses import is_private_host
 from nanobanana_blocks.errors import InvalidInput, NanoBananaError, NetworkError
+from nanobanana_blocks.pools import PoolPerRequest
 from nanobanana_blocks.tls import trusted_authorities
 
 USER_AGENT = f"nanobanana-blocks/{__version__}"
@@ -85,10 +86,7 @@ class Connection:
         self._idle_seconds = idle_seconds
         self._in_flight = asyncio.Semaphore(max_connections)
         self._fresh = self._pool(keep=0)
-        # Each with one connection: of those that a pool keeps, httpcore tests every idle one at
-        # each request, which costs as much as the request itself.
-        self._kept_alive: list[httpx.AsyncClient] = []
-        self._idle: list[tuple[float, httpx.AsyncClient]] = []
+        self._kept_alive = PoolPerRequest(lambda: self._pool(keep=1), idle_seconds=idle_seconds)
 
     @property
     def is_closed(self) -> bool:
@@ -97,8 +95,8 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for pool in (self._fresh, *self._kept_alive):
-            await pool.aclose()
+        await self._fresh.aclose()
+        await self._kept_alive.aclose()
 
     async def exchange(
         self,
@@ -135,7 +133,8 @@ class Connection:
                     await turn()
                 if self.is_closed:
                     raise NanoBananaError("the client is closed.", task_id=task_id)
-                async with time_limit(seconds), self._taken(fresh) as pool:
+                pools = nullcontext(self._fresh) if fresh else self._kept_alive.taken()
+                async with time_limit(seconds), pools as pool:
                     return await self._send(pool, method, path, arguments)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             sent = False
@@ -165,27 +164,6 @@ class Connection:
             server_time=_read_date(response.headers.get("Date")),
             sent_at=sent_at,
         )
-
-    @asynccontextmanager
-    async def _taken(self, fresh: bool) -> AsyncIterator[httpx.AsyncClient]:
-        """A pool for one request: of those that keep a connection, the one that was used last."""
-        if fresh:
-            yield self._fresh
-            return
-        now = asyncio.get_running_loop().time
-        while len(self._idle) > 1 and now() - self._idle[0][0] > self._idle_seconds:
-            _, expired = self._idle.pop(0)
-            self._kept_alive.remove(expired)
-            await expired.aclose()
-        if self._idle:
-            _, pool = self._idle.pop()
-        else:
-            pool = self._pool(keep=1)
-            self._kept_alive.append(pool)
-        try:
-            yield pool
-        finally:
-            self._idle.append((now(), pool))
 
     def _pool(self, *, keep: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(

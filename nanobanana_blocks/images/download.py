@@ -101,7 +101,6 @@ class ImageDownloader:
         self._resolver = resolver
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
-        self._connections = connections
         self._slots = asyncio.Semaphore(connections)
         self._transport: ImageTransport | None = None
         self._threads = ThreadPoolExecutor(
@@ -113,7 +112,6 @@ class ImageDownloader:
             self.rules,
             self._resolver,
             tls=await self._in_thread(trusted_authorities),
-            keep=self._connections,
             connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds,
         )

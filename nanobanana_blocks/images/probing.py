@@ -122,7 +122,6 @@ class UrlProbe:
                     self.rules,
                     self._resolver,
                     tls=await asyncio.to_thread(trusted_authorities),
-                    keep=PROBES_AT_ONCE,
                     connect_seconds=self._connect_seconds,
                     read_seconds=self._read_seconds,
                 )

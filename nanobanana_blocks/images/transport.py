@@ -21,11 +21,18 @@ import httpx
 
 from nanobanana_blocks._version import __version__
 from nanobanana_blocks.images.egress import EgressRules
+from nanobanana_blocks.pools import PoolPerRequest
 
 if TYPE_CHECKING:
     from httpcore import SOCKET_OPTION
 
 USER_AGENT = f"nanobanana-blocks/{__version__}"
+
+KEPT_HOSTS = 2
+"""To how many hosts the connection that a request used is kept: an image may be at two."""
+
+IDLE_SECONDS = 5.0
+"""How long a connection without a request is kept."""
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host name; `socket.gaierror` where there are none."""
@@ -70,7 +77,6 @@ class ImageTransport:
         rules: Which addresses may be connected to.
         resolver: Gives the addresses of a host.
         tls: Verifies hosts.
-        keep: Connections kept open between requests: as many as are used at a time.
         connect_seconds: Time to connect.
         read_seconds: Time between two pieces of an answer.
     """
@@ -81,7 +87,6 @@ class ImageTransport:
         resolver: Resolver,
         *,
         tls: ssl.SSLContext,
-        keep: int,
         connect_seconds: float,
         read_seconds: float,
     ) -> None:
@@ -91,19 +96,24 @@ class ImageTransport:
             "write": read_seconds,
             "pool": None,
         }
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            # The downloader's semaphore limits them. The pool's own limit would for ever count a
-            # connection whose request was cancelled just before it connected (httpcore 1.0.9).
-            max_connections=None,
-            max_keepalive_connections=keep,
-            keepalive_expiry=5.0,
-            network_backend=GuardedNetwork(rules, resolver),
-        )
+        network = GuardedNetwork(rules, resolver)
+
+        def pool() -> httpcore.AsyncConnectionPool:
+            return httpcore.AsyncConnectionPool(
+                ssl_context=tls,
+                # The caller limits them. The pool's own limit would for ever count a connection
+                # whose request was cancelled just before it connected (httpcore 1.0.9).
+                max_connections=None,
+                max_keepalive_connections=KEPT_HOSTS,
+                keepalive_expiry=IDLE_SECONDS,
+                network_backend=network,
+            )
+
+        self._pools = PoolPerRequest(pool, idle_seconds=IDLE_SECONDS)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.aclose()
+        await self._pools.aclose()
 
     @asynccontextmanager
     async def get(self, url: httpx.URL, *, at_most: int | None = None) -> AsyncIterator[Response]:
@@ -119,20 +129,23 @@ class ImageTransport:
         """
         _fetching.set(True)
         try:
-            async with self._pool.stream(
-                "GET",
-                httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=[
-                    (b"Host", url.netloc),
-                    (b"User-Agent", USER_AGENT.encode()),
-                    (b"Accept", b"image/*"),
-                    (b"Accept-Encoding", b"identity"),
-                    *([(b"Range", b"bytes=0-%d" % (at_most - 1))] if at_most else []),
-                ],
-                extensions={"timeout": self._timeouts},
-            ) as response:
+            async with (
+                self._pools.taken() as pool,
+                pool.stream(
+                    "GET",
+                    httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=[
+                        (b"Host", url.netloc),
+                        (b"User-Agent", USER_AGENT.encode()),
+                        (b"Accept", b"image/*"),
+                        (b"Accept-Encoding", b"identity"),
+                        *([(b"Range", b"bytes=0-%d" % (at_most - 1))] if at_most else []),
+                    ],
+                    extensions={"timeout": self._timeouts},
+                ) as response,
+            ):
                 yield Response(response)
         except httpcore.TimeoutException as error:
             raise ConnectionFailed(type(error).__name__, timed_out=True) from None
