@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.storage_kinds import IN_THIS_PROCESS, KINDS, Kind
+from tests.support.storage_kinds import KINDS, WITHOUT_SERVER, Kind
 
 CONFORMANCE = "tests/storage/test_conformance.py"
 HEADING = """# What each kind of storage was seen to do
@@ -53,7 +53,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=() if name in IN_THIS_PROCESS else pytest.mark.slow)
+        pytest.param(name, marks=() if name in WITHOUT_SERVER else pytest.mark.slow)
         for name in sorted(KINDS)
     ]
 )

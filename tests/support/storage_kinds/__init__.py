@@ -15,8 +15,8 @@ from tests.support.storage_kinds.kind import Kind, free_port
 from tests.support.storage_kinds.s3 import moto, rclone, s3_client, seaweedfs
 
 __all__ = [
-    "IN_THIS_PROCESS",
     "KINDS",
+    "WITHOUT_SERVER",
     "Kind",
     "azurite",
     "free_port",
@@ -72,5 +72,5 @@ S3 and Azure are written to through obstore where it is installed, and otherwise
 that are named for it, through fsspec.
 """
 
-IN_THIS_PROCESS = ("local", "memory", "moto")
-"""Those that run in the process of the tests."""
+WITHOUT_SERVER = ("local", "memory")
+"""Those that need no server; `make test` leaves the others' conformance to `make test-all`."""
