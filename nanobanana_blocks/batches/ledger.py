@@ -78,6 +78,8 @@ class Ledger:
         self._attempts: dict[str, dict[int, SubmissionAttempt]] = {}
         self._others: dict[str, SubmissionAttempt] = {}
         self._mark: bytes | None = None
+        self._has_made_mark = False
+        self._last_reserved: str | None = None
 
     @property
     def is_exclusive(self) -> bool:
@@ -173,6 +175,7 @@ class Ledger:
                 await self._require_presence()  # which says more, if it has just gone
                 raise
             if created:
+                self._last_reserved = entry.file_name
                 self._keep(entry)
                 return entry, True
             found = await self._read(entry.file_name, {safe_name(row.key): row.key})
@@ -303,6 +306,7 @@ class Ledger:
                 await self._folder.create(MARK, data, _MEDIA_TYPE)
             else:
                 await self._folder.publish(MARK, data, _MEDIA_TYPE)
+            self._has_made_mark = True
             self._mark = await self._folder.read(MARK)
 
     async def _require_presence(self) -> None:
@@ -312,11 +316,26 @@ class Ledger:
             DestinationError: It is not.
         """
         if self._mark and await self._folder.read(MARK) != self._mark:
+            if await self._takes_over_mark():
+                return
             raise DestinationError(
                 f"{self._folder.path} is gone: the destination was deleted or replaced while this "
                 "run was at work. Nothing more is submitted. Restore it, then run again; without "
                 "it, rows that were paid for would be paid for again."
             )
+
+    async def _takes_over_mark(self) -> bool:
+        """Take over the mark of a run that began together with this one, where there is one.
+
+        Without exclusive creation both make a mark, and the later one stays.
+        """
+        if self.is_exclusive or not self._has_made_mark:
+            return False
+        noted = self._last_reserved
+        if noted is None or await self._folder.size_of(noted) is not None:
+            self._mark = await self._folder.read(MARK)
+            return self._mark is not None
+        return False
 
     async def _create(self, entry: SubmissionAttempt) -> bool:
         name, data = entry.file_name, _content(entry)

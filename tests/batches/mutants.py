@@ -105,6 +105,13 @@ MUTANTS = [
         "test_overlapping_runs.py::TestPaying::test_a_destination_that_is_deleted_in_mid_run",
     ),
     Mutant(
+        "a ledger put in the place of another is taken for one that two runs have marked",
+        LEDGER,
+        "if noted is None or await self._folder.size_of(noted) is not None:",
+        "if True:",
+        "test_ledger.py::test_without_exclusive_creation_two_first_runs_share_a_ledger",
+    ),
+    Mutant(
         "an entry that cannot be read is no entry",
         LEDGER,
         'return unreadable_attempt(key, int(parts["attempt"]), self._folder.path_of(name))',

@@ -12,10 +12,10 @@ import pytest
 
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
-from nanobanana_blocks.batches.ledger import FOLDER, Ledger, open_ledger
+from nanobanana_blocks.batches.ledger import FOLDER, MARK, Ledger, open_ledger
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.submitter import ANOTHER_RUN, Patience
-from nanobanana_blocks.errors import StorageError
+from nanobanana_blocks.errors import DestinationError, StorageError
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
 from nanobanana_blocks.storage.backends import LocalFolder
 from nanobanana_blocks.storage.destination import StorageLocation
@@ -91,6 +91,29 @@ async def test_without_exclusive_creation_an_entry_is_looked_for(
         entry, ours = await reserved(ledger, row)
         assert ours
         assert await reserved(other, row) == (entry, False)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_without_exclusive_creation_two_first_runs_share_a_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool
+) -> None:
+    """Rule: a mark made at the same time is taken over; a ledger without our entries is another."""
+    monkeypatch.setattr(LocalFolder, "can_create", False)
+    rows = prompts(4)
+    images, folder = StorageLocation(str(tmp_path)), tmp_path / FOLDER
+    async with open_ledger(images) as first:
+        await reserved(first, rows[0])
+        # The other run had looked for the mark before this one made it.
+        (folder / MARK).unlink()
+        async with open_ledger(images) as second:
+            await reserved(second, rows[1])
+            if is_replaced:
+                (folder / f"{rows[0].key}.1.json").unlink()
+                with pytest.raises(DestinationError, match="is gone"):
+                    await reserved(first, rows[2])
+            else:
+                assert (await reserved(first, rows[2]))[1]
+                assert (await reserved(second, rows[3]))[1]
 
 
 async def test_an_entry_under_another_rows_name_is_not_believed(tmp_path: Path) -> None:

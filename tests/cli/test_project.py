@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -18,7 +17,7 @@ from nanobanana_blocks.batches.manifest import RowDefaults, read_manifest
 from nanobanana_blocks.cli.project import write_project
 from nanobanana_blocks.errors import InvalidInput
 from nanobanana_blocks.sandbox import Sandbox
-from tests.support.prefect_runs import PROJECT, prefect
+from tests.support.prefect_runs import PROJECT, forget_all, prefect
 
 
 def configuration(path: Path) -> dict[str, Any]:
@@ -90,8 +89,7 @@ def test_a_wheel_has_the_flows_and_the_templates(tmp_path: Path) -> None:
 def nothing_left(prefect_api: str) -> Iterator[None]:
     """The session's server keeps no trigger of these deployments."""
     yield
-    for automation in httpx.post(f"{prefect_api}/automations/filter", json={}).json():
-        httpx.delete(f"{prefect_api}/automations/{automation['id']}").raise_for_status()
+    forget_all(prefect_api, "automations")
 
 
 @pytest.mark.usefixtures("nothing_left")

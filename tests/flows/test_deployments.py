@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from nanobanana_blocks import ImageStore
 from nanobanana_blocks.orchestration.observability.events import CALLBACK_RECEIVED, resource_of
 from nanobanana_blocks.sandbox import Sandbox, TaskPlan
-from tests.support.prefect_runs import PROJECT, prefect
+from tests.support.prefect_runs import PROJECT, forget_all, prefect
 from tests.support.until import until
 
 CONFIGURATION: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
@@ -77,8 +77,7 @@ def deployed(prefect_api: str, sandbox: Sandbox) -> Iterator[dict[str, str]]:
     # A program that starts `prefect` in another folder does not change PWD.
     prefect("deploy", "--all", PWD="/nowhere", **environment)
     yield environment
-    for automation in httpx.post(f"{prefect_api}/automations/filter", json={}).json():
-        httpx.delete(f"{prefect_api}/automations/{automation['id']}").raise_for_status()
+    forget_all(prefect_api, "automations")
 
 
 async def runs_of(task_id: str) -> list[FlowRun]:

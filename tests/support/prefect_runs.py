@@ -43,11 +43,14 @@ def forget_all(api_url: str, what: str) -> None:
     with httpx.Client(base_url=api_url, trust_env=False, timeout=60) as server:
 
         def is_empty() -> bool:
-            listed = server.post(f"{what}/filter", json={})
-            # SQLite answers 503 while something else is writing.
-            found = listed.json() if listed.is_success else [None]
-            for one in filter(None, found):
-                server.delete(f"{what}/{one['id']}")
+            # SQLite answers 503 while something else is writing, and a kept connection may be cut.
+            try:
+                listed = server.post(f"{what}/filter", json={})
+                found = listed.json() if listed.is_success else [None]
+                for one in filter(None, found):
+                    server.delete(f"{what}/{one['id']}")
+            except httpx.TransportError:
+                return False
             return not found
 
         block_until(is_empty)

@@ -95,12 +95,9 @@ class FtpFolder(GenericFolder):
     def _entries(self, ftp: ftplib.FTP) -> dict[str, int]:
         """The sizes of the files in the folder, by name; those that the server hides left out."""
         folder = self._root or "/"
-        try:
-            listed = _listing(ftp, folder)
-        except ftplib.error_perm:
-            if _accepts(ftp.cwd, folder):
-                raise
-            raise FileNotFoundError(folder) from None
+        listed = _unless_missing(
+            lambda: _listing(ftp, folder), lambda: _accepts(ftp.cwd, folder), folder
+        )
         return {
             path.rpartition("/")[2]: int(facts.get("size") or 0)
             for path, facts in listed
@@ -116,14 +113,12 @@ class FtpFolder(GenericFolder):
             return self._entries(ftp).get(name)
 
     def _retrieve(self, ftp: ftplib.FTP, name: str) -> bytes:
-        content = io.BytesIO()
-        try:
-            ftp.retrbinary(f"RETR {self._at(name)}", content.write)
-        except ftplib.error_perm:
-            if self._size(ftp, name) is not None:
-                raise
-            raise FileNotFoundError(name) from None
-        return content.getvalue()
+        def content() -> bytes:
+            received = io.BytesIO()
+            ftp.retrbinary(f"RETR {self._at(name)}", received.write)
+            return received.getvalue()
+
+        return _unless_missing(content, lambda: self._size(ftp, name) is not None, name)
 
     def _store(self, ftp: ftplib.FTP, name: str, data: bytes) -> None:
         try:
@@ -143,6 +138,19 @@ class FtpFolder(GenericFolder):
 
     async def _close_connections(self, file_system: Any) -> None:
         await close_quietly(file_system.ftp.close)
+
+
+def _unless_missing(obtain: Callable[[], T], is_there: Callable[[], bool], name: str) -> T:
+    """Obtain a file or a listing; one refusal says that it is missing or denied, so look which.
+
+    Between the refusal and the look, another run may have made it: then it can be had now.
+    """
+    try:
+        return obtain()
+    except ftplib.error_perm:
+        if is_there():
+            return obtain()
+        raise FileNotFoundError(name) from None
 
 
 def _accepts(command: Callable[[str], object], path: str) -> bool:
