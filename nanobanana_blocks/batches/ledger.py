@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from nanobanana_blocks.batches.attempts import (
     new_attempt,
     unreadable_attempt,
 )
+from nanobanana_blocks.batches.ledger_mark import LedgerMark
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.concurrency import map_concurrently
 from nanobanana_blocks.errors import (
@@ -44,8 +44,6 @@ __all__ = ["AttemptState", "Failure", "Ledger", "SubmissionAttempt", "failure_of
 
 FOLDER = ".nanobanana/ledger"
 SUMMARY = "summary.json"
-MARK = "ledger.json"
-"""Written once, when the ledger is made, and never again."""
 
 MAX_RESERVE_TRIES = 7
 FIRST_PAUSE_SECONDS = 0.1
@@ -62,6 +60,7 @@ class Ledger:
 
     Attributes:
         rows_not_in_manifest: How many rows it knows that were not asked for when it was loaded.
+        mark: By which it is known from another one in its place.
     """
 
     def __init__(
@@ -77,8 +76,7 @@ class Ledger:
         self.rows_not_in_manifest = 0
         self._attempts: dict[str, dict[int, SubmissionAttempt]] = {}
         self._others: dict[str, SubmissionAttempt] = {}
-        self._mark: bytes | None = None
-        self._has_made_mark = False
+        self.mark = LedgerMark(folder)
         self._last_reserved: str | None = None
 
     @property
@@ -165,14 +163,14 @@ class Ledger:
             DestinationError: The ledger is gone, or cannot be written to; do not submit.
             StorageError: It was not noted; do not submit.
         """
-        await self._require_presence()
+        await self.mark.require(self._last_reserved)
         tries = 0
         while tries < MAX_RESERVE_TRIES:
             entry = self._next_attempt(row, request, alternative)
             try:
                 created = await self._create(entry)
             except DestinationError:
-                await self._require_presence()  # which says more, if it has just gone
+                await self.mark.require(self._last_reserved)  # which says more, if it has just gone
                 raise
             if created:
                 self._last_reserved = entry.file_name
@@ -293,50 +291,6 @@ class Ledger:
         except ValidationError:
             return []
 
-    async def mark(self) -> None:
-        """Make sure that there is a mark by which this ledger is known from one made later.
-
-        Raises:
-            StorageError: It could not be written.
-        """
-        self._mark = await self._folder.read(MARK)
-        if not self._mark:
-            data = f'{{"version":1,"id":"{secrets.token_hex(16)}"}}'.encode()
-            if self._folder.can_create:
-                await self._folder.create(MARK, data, _MEDIA_TYPE)
-            else:
-                await self._folder.publish(MARK, data, _MEDIA_TYPE)
-            self._has_made_mark = True
-            self._mark = await self._folder.read(MARK)
-
-    async def _require_presence(self) -> None:
-        """Make sure that the ledger is still there, and still the same.
-
-        Raises:
-            DestinationError: It is not.
-        """
-        if self._mark and await self._folder.read(MARK) != self._mark:
-            if await self._takes_over_mark():
-                return
-            raise DestinationError(
-                f"{self._folder.path} is gone: the destination was deleted or replaced while this "
-                "run was at work. Nothing more is submitted. Restore it, then run again; without "
-                "it, rows that were paid for would be paid for again."
-            )
-
-    async def _takes_over_mark(self) -> bool:
-        """Take over the mark of a run that began together with this one, where there is one.
-
-        Without exclusive creation both make a mark, and the later one stays.
-        """
-        if self.is_exclusive or not self._has_made_mark:
-            return False
-        noted = self._last_reserved
-        if noted is None or await self._folder.size_of(noted) is not None:
-            self._mark = await self._folder.read(MARK)
-            return self._mark is not None
-        return False
-
     async def _create(self, entry: SubmissionAttempt) -> bool:
         name, data = entry.file_name, _content(entry)
         if not self._folder.can_create:
@@ -415,5 +369,5 @@ async def open_ledger(
             await folder.check_exclusive()
         ledger = Ledger(folder, owner, is_written=check)
         if check:
-            await ledger.mark()
+            await ledger.mark.make()
         yield ledger

@@ -23,6 +23,7 @@ class Mutant:
 
 SUBMITTER = "batches/submitter.py"
 LEDGER = "batches/ledger.py"
+LEDGER_MARK = "batches/ledger_mark.py"
 SUBMITTING = "api/submitting.py"
 LEASES = "batches/leases.py"
 CLAIMS = "batches/claims.py"
@@ -99,15 +100,15 @@ MUTANTS = [
     ),
     Mutant(
         "a ledger that has vanished is made anew, empty",
-        LEDGER,
-        "if self._mark and await self._folder.read(MARK) != self._mark:",
+        LEDGER_MARK,
+        "if self._found and await self._folder.read(MARK) != self._found:",
         "if False:",
         "test_overlapping_runs.py::TestPaying::test_a_destination_that_is_deleted_in_mid_run",
     ),
     Mutant(
         "a ledger put in the place of another is taken for one that two runs have marked",
-        LEDGER,
-        "if noted is None or await self._folder.size_of(noted) is not None:",
+        LEDGER_MARK,
+        "if own_entry is None or await self._folder.size_of(own_entry) is not None:",
         "if True:",
         "test_ledger.py::test_without_exclusive_creation_two_first_runs_share_a_ledger",
     ),

@@ -12,7 +12,8 @@ import pytest
 
 from nanobanana_blocks.batches.claims import open_claims
 from nanobanana_blocks.batches.leases import open_leases
-from nanobanana_blocks.batches.ledger import FOLDER, MARK, Ledger, open_ledger
+from nanobanana_blocks.batches.ledger import FOLDER, Ledger, open_ledger
+from nanobanana_blocks.batches.ledger_mark import MARK
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.submitter import ANOTHER_RUN, Patience
 from nanobanana_blocks.errors import DestinationError, StorageError
