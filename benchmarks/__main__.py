@@ -31,17 +31,20 @@ NAMES = (
     *("batch", "kills"),
 )
 SMOKE_LANES = (
-    ("batch", "kills"),
-    ("waking", "lags", "cost", "scale"),
+    ("batch",),
+    ("kills",),
+    ("waking", "lags"),
+    ("cost", "scale", "rows"),
     (
         *("polling", "polling_kinds", "waits", "imports", "manifest", "plan", "callbacks"),
-        *("rows", "publishing", "references"),
+        *("publishing", "references"),
     ),
 )
-"""What runs side by side, the slowest first. Those of a lane take turns: `batch` and `kills` have
-workers, which would take one another's runs from the server that they share."""
+"""What runs side by side, the slowest first. Those of a lane take turns."""
 
-NEED_PREFECT = frozenset({"cost", "lags", "scale", "waking", "batch", "kills"})
+SHARE_PREFECT = frozenset({"cost", "lags", "scale", "waking", "batch"})
+"""Those whose quick checks share a Prefect server; the workers of `kills` would take the runs of
+`batch` from it."""
 
 END_SECONDS = 30.0
 
@@ -91,7 +94,7 @@ class Bench:
         wanted = list(names)
         with ExitStack() as until_all_ended:
             shared: Mapping[str, str] = {}
-            if NEED_PREFECT.intersection(wanted):
+            if SHARE_PREFECT.intersection(wanted):
                 # Importing Prefect takes a second or more, which runs of the others need not.
                 from benchmarks.prefect_server import SHARED, prefect_server
 
@@ -103,7 +106,7 @@ class Bench:
                 until_all_ended.callback(one_at_a_time.shutdown, wait=False, cancel_futures=True)
                 for name in (name for name in lane if name in wanted):
                     outputs[name] = until_all_ended.enter_context(tempfile.TemporaryFile("w+"))
-                    more = shared if name in NEED_PREFECT else {}
+                    more = shared if name in SHARE_PREFECT else {}
                     done[name] = one_at_a_time.submit(self._check, name, outputs[name], more)
             until_all_ended.callback(self._end_all)
             for name in wanted:

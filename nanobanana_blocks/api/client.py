@@ -234,7 +234,9 @@ class NanoBananaClient:
         """The one waiter of this client for a policy; it ends with the client."""
         if self._connection.is_closed:
             raise NanoBananaError("the client is closed.")
-        self.budget.allow(min(poll.requests_per_second, self._max_requests_per_second))
+        rate = min(poll.requests_per_second, self._max_requests_per_second)
+        for budget in (self.budget, self.submit_budget):
+            budget.allow(rate)
         if poll not in self._waiters:
             self._waiters[poll] = TaskWaiter(
                 self.get_task_details,

@@ -218,9 +218,9 @@ async def test_a_budget_of_the_callers_is_a_ceiling(sandbox: Sandbox) -> None:
     budget = RequestBudget(2)
     async with NanoBananaClient(sandbox.api_key, sandbox.base_url, budget=budget) as client:
         await client.wait_for_task(task_id)
-        assert budget.allowed == 2
+        assert (budget.allowed, client.submit_budget.allowed) == (2, 2)
         await client.wait_for_task(task_id, poll=PollPolicy(requests_per_second=1))
-        assert budget.allowed == 1
+        assert (budget.allowed, client.submit_budget.allowed) == (1, 1)
     async with NanoBananaClient(sandbox.api_key, sandbox.base_url, budget=budget) as another:
         await another.wait_for_task(task_id)
         assert budget.allowed == 2

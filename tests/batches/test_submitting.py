@@ -48,15 +48,13 @@ async def api(sandbox: Sandbox) -> AsyncIterator[NanoBananaClient]:
 
 def client_for(sandbox: Sandbox, *, key: str = "", submit_timeout: float = 300) -> NanoBananaClient:
     """A client without spacing between requests."""
-    made = NanoBananaClient(
+    return NanoBananaClient(
         key or sandbox.api_key,
         sandbox.base_url,
         submit_timeout=submit_timeout,
         budget=RequestBudget(1000, first_pause_seconds=0.02),
         patience=IMPATIENT,
     )
-    made.submit_budget.allow(1000)
-    return made
 
 
 def free_port() -> int:
