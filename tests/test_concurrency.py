@@ -274,3 +274,21 @@ async def test_few_of_many_calls_are_under_way() -> None:
 
     assert await map_concurrently(double, range(1000), at_once=7) == list(range(0, 2000, 2))
     assert peak == 7
+
+
+async def test_calls_that_wait_for_nothing_give_others_a_turn() -> None:
+    """Rule: a thousand answers that are known already do not hold the event loop up."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def known(number: int) -> int:
+        return number
+
+    async with background_task(take_turns()):
+        assert await map_concurrently(known, range(1000)) == list(range(1000))
+    assert turns >= 10

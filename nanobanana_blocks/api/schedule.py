@@ -117,7 +117,7 @@ class PollPolicy(BaseModel):
         gt=0.0,
         le=1000.0,
         title="Requests per second",
-        description="The most requests a second, shared by all tasks that are waited for.",
+        description="The most requests to the API a second, submits among them, of all tasks.",
     )
 
     remember: bool = Field(

@@ -78,9 +78,7 @@ class SubmitQueue:
         answer_timeout: float,
         patience: Patience,
     ) -> None:
-        self.budget = RequestBudget(
-            budget.ceiling, first_pause_seconds=budget.first_pause_seconds
-        )
+        self.budget = RequestBudget(budget.ceiling, first_pause_seconds=budget.first_pause_seconds)
         self._patience = patience
         self._ask = ask
         self._base_url = base_url

@@ -104,7 +104,9 @@ class Ledger:
         self.rows_not_in_manifest = len(rows_not_in_manifest)
         summary = await self._summary()
         unread = await asyncio.to_thread(self._take_summary, summary, sizes, wanted)
-        answered = {entry.file_name: entry for entry in self._all() if not entry.is_unanswered}
+        answered = {}
+        if unread:
+            answered = {entry.file_name: entry for entry in self._all() if not entry.is_unanswered}
         for found in await map_concurrently(lambda name: self._read(name, wanted), unread):
             # An answer that was known, but could not be written to the file, stays known.
             known = found and answered.get(found.file_name)

@@ -210,7 +210,7 @@ async def open_batch(
             claims=claims,
             references=references,
         )
-        _refuse_other_dialects(batch, client.dialect)
+        await asyncio.to_thread(_refuse_other_dialects, batch, client.dialect)
         await refuse_unusable_images(batch, references, copying=not read_only)
         await batch.refuse_taken_names()
         if max_credits is not None:
@@ -220,7 +220,9 @@ async def open_batch(
             return
         if references:
             await references.remember()
-        _log_plan(batch, ledger, log, is_part=is_part, references=references)
+        await asyncio.to_thread(
+            _log_plan, batch, ledger, log, is_part=is_part, references=references
+        )
         async with _keeping_index(batch):
             yield batch
 
