@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, Protocol, TypeVar
 
+import anyio
+
 
 class Closable(Protocol):
     """What a pool of connections must have."""
@@ -38,12 +40,14 @@ class PoolPerRequest(Generic[P]):
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[P]:
-        """A pool for one request."""
+        """A pool for one request; it is closed where the block raises.
+
+        httpcore loses sight of a connection whose request is cancelled just when it is made
+        (1.0.9): it would stay open for as long as its pool.
+        """
         now = asyncio.get_running_loop().time
         while len(self._idle) > 1 and now() - self._idle[0][0] > self._idle_seconds:
-            _, expired = self._idle.pop(0)
-            self._made.remove(expired)
-            await expired.aclose()
+            await self._close(self._idle.pop(0)[1])
         if self._idle:
             _, pool = self._idle.pop()
         else:
@@ -51,10 +55,18 @@ class PoolPerRequest(Generic[P]):
             self._made.append(pool)
         try:
             yield pool
-        finally:
-            self._idle.append((now(), pool))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._close(pool)
+            raise
+        self._idle.append((now(), pool))
 
     async def aclose(self) -> None:
         """Close all pools, those of requests under way included."""
-        for pool in self._made:
-            await pool.aclose()
+        while self._made:
+            await self._close(self._made[-1])
+
+    async def _close(self, pool: P) -> None:
+        if pool in self._made:
+            self._made.remove(pool)
+        await pool.aclose()

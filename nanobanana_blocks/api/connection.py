@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -85,16 +85,18 @@ class Connection:
         self._timeout = timeout
         self._idle_seconds = idle_seconds
         self._in_flight = asyncio.Semaphore(max_connections)
-        self._fresh = self._pool(keep=0)
+        self._fresh = PoolPerRequest(lambda: self._pool(keep=0), idle_seconds=idle_seconds)
         self._kept_alive = PoolPerRequest(lambda: self._pool(keep=1), idle_seconds=idle_seconds)
+        self._is_closed = False
 
     @property
     def is_closed(self) -> bool:
         """Whether `aclose` was called."""
-        return self._fresh.is_closed
+        return self._is_closed
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._is_closed = True
         await self._fresh.aclose()
         await self._kept_alive.aclose()
 
@@ -133,8 +135,8 @@ class Connection:
                     await turn()
                 if self.is_closed:
                     raise NanoBananaError("the client is closed.", task_id=task_id)
-                pools = nullcontext(self._fresh) if fresh else self._kept_alive.taken()
-                async with time_limit(seconds), pools as pool:
+                pools = self._fresh if fresh else self._kept_alive
+                async with time_limit(seconds), pools.taken() as pool:
                     return await self._send(pool, method, path, arguments)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             sent = False

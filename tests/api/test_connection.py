@@ -97,3 +97,20 @@ async def test_a_request_that_is_cancelled_takes_no_place(host: Host) -> None:
         await until(lambda: host.open == 0)
     await ask_all_at_once(connection, host)
     await connection.aclose()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_request_that_is_cancelled_leaves_no_connection(host: Host, *, fresh: bool) -> None:
+    """Rule: whatever it was about to do, also to use a connection that has just been made."""
+    connection = Connection("key", host.url, timeout=60, max_connections=AT_ONCE)
+    host.answering.clear()
+    for steps in range(60):
+        asking = asyncio.create_task(connection.exchange("GET", "/x", fresh=fresh))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+    host.answering.set()
+    await until(lambda: host.open == 0)
+    assert host.accepted > 0
+    await connection.aclose()
