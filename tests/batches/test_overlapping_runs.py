@@ -247,7 +247,8 @@ class TestLandingOnce:
 
     async def test_two_runs_at_once(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """The run that submits a row lands it; the other finds it landed."""
-        sandbox.configure(submitted_task=TaskPlan(seconds=0.3))
+        # Small: drawn on a busy machine, sixteen at once would take longer than a host may.
+        sandbox.configure(submitted_task=TaskPlan(seconds=0.3), image_bytes=2_000)
         rows = prompts(30)
         both = await asyncio.gather(*(run(sandbox, tmp_path, rows, patience=PATIENT) for _ in "ab"))
         told = Counter(status for outcomes in both for status in statuses(outcomes))
@@ -258,7 +259,7 @@ class TestLandingOnce:
     async def test_two_runs_after_a_dead_one(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """What a run left is landed by one of those that come after it, and so are given tasks."""
         given = sandbox.add_tasks([TaskPlan(seconds=0.3) for _ in range(5)])
-        sandbox.configure(submitted_task=TaskPlan(seconds=1000))
+        sandbox.configure(submitted_task=TaskPlan(seconds=1000), image_bytes=2_000)
         rows = rows_of(
             *({"prompt": f"Banana {number}"} for number in range(5)),
             *({"task_id": task_id} for task_id in given),
