@@ -84,6 +84,7 @@ def main() -> None:
     at_most("all landed, S3", on_s3["wall"], MAX_S3_SECONDS, " s")
     at_most("resident, first run", long["megabytes"], MAX_MEGABYTES, " MB")
     at_most("resident, all landed", again["megabytes"], MAX_MEGABYTES, " MB")
+    at_most("resident, all landed, S3", on_s3["megabytes"], MAX_MEGABYTES, " MB")
 
 
 if __name__ == "__main__":

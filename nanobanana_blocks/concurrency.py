@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import PurePath
 from typing import Any, TypeAlias, TypeVar
 
@@ -148,33 +148,6 @@ async def map_concurrently(
 
     await run_concurrently(work() for _ in range(min(at_once, len(queue))))
     return [results[number] for number in range(len(queue))]
-
-
-async def finish_despite_cancellation(work: Coroutine[Any, Any, R], seconds: float) -> R:
-    """Run what must not be left half done; when cancelled, have it end first, within `seconds`.
-
-    A run is cancelled in two ways. Its own task is, from which a shield keeps the work. And where
-    a signal's handler raises out of the event loop, as Prefect's does at the SIGTERM by which its
-    workers end a run, `asyncio.run` cancels every task that is registered, the shielded ones too.
-    There is no public way not to be among those, so the work's task is taken off asyncio's list;
-    here and nowhere else, and never for longer than the work lasts.
-    """
-    task = asyncio.create_task(work)
-    asyncio._unregister_task(task)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        give_up_at = _now() + seconds
-        while not task.done() and (left := give_up_at - _now()) > 0:
-            with suppress(asyncio.CancelledError):  # whoever runs this is being cancelled as well
-                await asyncio.wait([task], timeout=left)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def describe_crash(error: BaseException) -> str:

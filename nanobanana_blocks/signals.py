@@ -1,15 +1,22 @@
-"""What SIGINT and SIGTERM end: a block of a flow run, or one of our servers."""
+"""What SIGINT and SIGTERM end, a block of a flow run or one of our servers, and what ends first."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from types import FrameType
+from typing import Any, Generic, TypeVar
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+T = TypeVar("T")
+
+_listening: set[asyncio.AbstractEventLoop] = set()
+"""The event loop that listens for SIGTERM for `cancelled_by_sigterm`, if there is one."""
 
 
 @contextmanager
@@ -59,9 +66,11 @@ async def cancelled_by_sigterm() -> AsyncIterator[None]:
         yield
         return
     signal.signal(signal.SIGTERM, handler)  # beside it, the loop still gets the signal
+    _listening.add(loop)
     try:
         yield
     finally:
+        _listening.discard(loop)
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, handler)
 
@@ -77,3 +86,68 @@ def _listen(loop: asyncio.AbstractEventLoop, on_sigterm: Callable[[], None]) -> 
     except (RuntimeError, ValueError, NotImplementedError):  # not the main thread, or on Windows
         return False
     return True
+
+
+async def finish_despite_cancellation(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Run what must not be left half done; when cancelled, have it end first, within `seconds`.
+
+    A run is cancelled in three ways. Its own task is, from which a shield keeps the work. Where a
+    signal's handler raises out of the event loop, as Prefect's does at the SIGTERM by which its
+    workers end a run, `asyncio.run` cancels every task that is registered, the shielded ones too.
+    There is no public way not to be among those, so the work's task is taken off asyncio's list;
+    here and nowhere else, and never for longer than the work lasts. And the handler may raise in
+    the midst of the work, or of the wait for it.
+    """
+    task = asyncio.create_task(_uninterrupted(work))
+    asyncio._unregister_task(task)
+    try:
+        return await asyncio.shield(task)
+    except BaseException:
+        give_up_at = _now() + seconds
+        while not task.done() and (left := give_up_at - _now()) > 0:
+            with suppress(asyncio.CancelledError):  # whoever runs this is being cancelled as well
+                await asyncio.wait([task], timeout=left)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    return await Uninterrupted(work)
+
+
+class Uninterrupted(Generic[T]):
+    """A coroutine, to be awaited, in whose midst the handler of SIGTERM raises nothing.
+
+    While a step of it runs, within `cancelled_by_sigterm`, the event loop alone gets the signal.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        step: Callable[[], Any] = partial(self._work.send, None)
+        while True:
+            try:
+                awaited = _unheard(step)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            try:
+                step = partial(self._work.send, (yield awaited))
+            except BaseException as error:  # whatever it is, it is the coroutine's
+                step = partial(self._work.throw, error)
+
+
+def _unheard(step: Callable[[], T]) -> T:
+    if not _listening or threading.current_thread() is not threading.main_thread():
+        return step()
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        return step()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

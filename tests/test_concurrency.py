@@ -4,13 +4,14 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Coroutine, Generator, Iterator
+from typing import Any
 
 import pytest
 
 from nanobanana_blocks.concurrency import (
     background_task,
-    finish_despite_cancellation,
     map_concurrently,
     restarting,
     run_concurrently,
@@ -18,6 +19,7 @@ from nanobanana_blocks.concurrency import (
 from nanobanana_blocks.signals import (
     STOP_SIGNALS,
     cancelled_by_sigterm,
+    finish_despite_cancellation,
     handling_stop_signals,
 )
 
@@ -28,6 +30,20 @@ class Terminated(BaseException):
 
 def terminate(*_: object) -> None:
     raise Terminated
+
+
+@types.coroutine
+def hit_while_it_waits(work: Coroutine[Any, Any, object]) -> Generator[Any, Any, None]:
+    """Run a coroutine in which a handler raises as soon as it waits for something."""
+    work.send(None)
+    yield
+    awaited = work.throw(Terminated())
+    while True:
+        try:
+            yield awaited
+            awaited = work.send(None)
+        except StopIteration:
+            return
 
 
 @pytest.fixture
@@ -239,6 +255,45 @@ def test_work_that_ends_although_its_run_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
     assert ended
+
+
+@pytest.mark.usefixtures("handler")
+async def test_work_that_ends_although_sigterm_comes_in_its_midst() -> None:
+    """Rule: the handler raises nothing in the work; it ends, and then the run does."""
+    ended = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.01)
+        with pytest.raises(ValueError, match="its own"):
+            await fail()
+        ended.append(True)
+
+    async def block() -> None:
+        async with cancelled_by_sigterm():
+            await finish_despite_cancellation(work(), 60)
+            assert signal.getsignal(signal.SIGTERM) is terminate
+            await endless()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(block())
+    assert ended
+
+
+async def test_the_end_of_work_is_waited_for_whatever_its_caller_meets() -> None:
+    """Rule: what a handler raises in the caller, not in the work, does not leave the work."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        ended.set()
+
+    waiting = finish_despite_cancellation(work(), 60)
+    running = asyncio.create_task(hit_while_it_waits(waiting))
+    with pytest.raises(Terminated):
+        await running
+    assert ended.is_set()
 
 
 async def test_work_that_takes_too_long_is_not_left_behind() -> None:

@@ -24,7 +24,6 @@ from nanobanana_blocks.batches.ledger import Ledger
 from nanobanana_blocks.batches.manifest import Row
 from nanobanana_blocks.batches.policies import OnContentPolicy, Submission, SubmitPolicy
 from nanobanana_blocks.batches.waits import Waits
-from nanobanana_blocks.concurrency import finish_despite_cancellation
 from nanobanana_blocks.errors import (
     APIError,
     BadRequest,
@@ -41,6 +40,7 @@ from nanobanana_blocks.errors import (
 )
 from nanobanana_blocks.landing.report import ErrorSummary
 from nanobanana_blocks.references import References
+from nanobanana_blocks.signals import finish_despite_cancellation
 
 logger = logging.getLogger(__name__)
 
