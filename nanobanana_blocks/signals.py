@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -98,7 +99,11 @@ async def finish_despite_cancellation(work: Coroutine[Any, Any, T], seconds: flo
     here and nowhere else, and never for longer than the work lasts. And the handler may raise in
     the midst of the work, or of the wait for it.
     """
-    task = asyncio.create_task(_uninterrupted(work))
+
+    async def whole() -> T:
+        return await _uninterrupted(work)
+
+    task = asyncio.create_task(whole())
     asyncio._unregister_task(task)
     try:
         return await asyncio.shield(task)
@@ -112,31 +117,24 @@ async def finish_despite_cancellation(work: Coroutine[Any, Any, T], seconds: flo
         raise
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    return await Uninterrupted(work)
-
-
-class Uninterrupted(Generic[T]):
-    """A coroutine, to be awaited, in whose midst the handler of SIGTERM raises nothing.
+@types.coroutine
+def _uninterrupted(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run a coroutine in whose midst the handler of SIGTERM raises nothing.
 
     While a step of it runs, within `cancelled_by_sigterm`, the event loop alone gets the signal.
+    Should Prefect ask for its handler just then, it tells of a crash instead of a cancellation.
     """
-
-    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
-        self._work = work
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        step: Callable[[], Any] = partial(self._work.send, None)
-        while True:
-            try:
-                awaited = _unheard(step)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            try:
-                step = partial(self._work.send, (yield awaited))
-            except BaseException as error:  # whatever it is, it is the coroutine's
-                step = partial(self._work.throw, error)
+    step: Callable[[], Any] = partial(work.send, None)
+    while True:
+        try:
+            awaited = _unheard(step)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        try:
+            step = partial(work.send, (yield awaited))
+        except BaseException as error:  # whatever it is, it is the coroutine's
+            step = partial(work.throw, error)
 
 
 def _unheard(step: Callable[[], T]) -> T:

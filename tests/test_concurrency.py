@@ -290,9 +290,8 @@ async def test_the_end_of_work_is_waited_for_whatever_its_caller_meets() -> None
         ended.set()
 
     waiting = finish_despite_cancellation(work(), 60)
-    running = asyncio.create_task(hit_while_it_waits(waiting))
     with pytest.raises(Terminated):
-        await running
+        await hit_while_it_waits(waiting)
     assert ended.is_set()
 
 

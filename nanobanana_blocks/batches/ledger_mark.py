@@ -8,7 +8,10 @@ from nanobanana_blocks.errors import DestinationError
 from nanobanana_blocks.storage.destination import Destination
 
 MARK = "ledger.json"
-"""Written once, when the ledger is made, and never again."""
+"""Written when the ledger is made, and never again.
+
+Where creation is not exclusive, two runs that begin at once both make one, and the later one stays.
+"""
 
 _MEDIA_TYPE = "application/json"
 
@@ -19,7 +22,7 @@ class LedgerMark:
     def __init__(self, folder: Destination) -> None:
         self._folder = folder
         self._found: bytes | None = None
-        self._is_ours = False
+        self._was_made_here = False
 
     async def make(self) -> None:
         """Make sure that there is one.
@@ -34,7 +37,7 @@ class LedgerMark:
                 await self._folder.create(MARK, data, _MEDIA_TYPE)
             else:
                 await self._folder.publish(MARK, data, _MEDIA_TYPE)
-            self._is_ours = True
+            self._was_made_here = True
             self._found = await self._folder.read(MARK)
 
     async def require(self, own_entry: str | None) -> None:
@@ -46,23 +49,22 @@ class LedgerMark:
         Raises:
             DestinationError: It is not.
         """
-        if self._found and await self._folder.read(MARK) != self._found:
-            if await self._takes_over(own_entry):
-                return
-            raise DestinationError(
-                f"{self._folder.path} is gone: the destination was deleted or replaced while this "
-                "run was at work. Nothing more is submitted. Restore it, then run again; without "
-                "it, rows that were paid for would be paid for again."
-            )
+        if not self._found:
+            return
+        found = await self._folder.read(MARK)
+        if found == self._found:
+            return
+        if found and await self._is_same_ledger(own_entry):
+            self._found = found
+            return
+        raise DestinationError(
+            f"{self._folder.path} is gone: the destination was deleted or replaced while this "
+            "run was at work. Nothing more is submitted. Restore it, then run again; without "
+            "it, rows that were paid for would be paid for again."
+        )
 
-    async def _takes_over(self, own_entry: str | None) -> bool:
-        """Take over the mark of a run that began together with this one, where there is one.
-
-        Without exclusive creation both make a mark, and the later one stays.
-        """
-        if self._folder.can_create or not self._is_ours:
+    async def _is_same_ledger(self, own_entry: str | None) -> bool:
+        """Whether another mark is there because a run that began with this one has made it, too."""
+        if self._folder.can_create or not self._was_made_here:
             return False
-        if own_entry is None or await self._folder.size_of(own_entry) is not None:
-            self._found = await self._folder.read(MARK)
-            return self._found is not None
-        return False
+        return own_entry is None or await self._folder.size_of(own_entry) is not None
