@@ -84,7 +84,7 @@ class CallbackPoster:
         if math.isinf(task.done_at):
             return
         weather = task.plan.callback_weather or self._state.settings.callback_weather
-        dice = self._state.dice(f"callback/{task.task_id}")
+        dice = self._state.dice(f"callback/{task.number}")
         if dice.random() < weather.forgeries:
             counts.callbacks_forged += 2
             moment = dice.uniform(task.created_at, task.done_at)

@@ -31,6 +31,7 @@ class ReferenceFetcher:
         urls = body.get("imageUrls") or []
         if not urls:
             return
+        counts = self._state.counts  # of before a reset that comes meanwhile
         async with httpx.AsyncClient(
             timeout=FETCH_SECONDS,
             follow_redirects=True,
@@ -39,9 +40,9 @@ class ReferenceFetcher:
         ) as http:
             for url in urls:
                 if problem := await self._problem(http, url):
-                    self._state.counts.references_refused += 1
+                    counts.references_refused += 1
                     raise RefusedSubmitError(400, f"Failed to fetch the image {url}: {problem}")
-                self._state.counts.references_fetched += 1
+                counts.references_fetched += 1
 
     async def _problem(self, http: httpx.AsyncClient, url: str) -> str | None:
         try:

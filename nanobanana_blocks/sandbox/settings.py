@@ -77,7 +77,8 @@ class _Frozen(BaseModel):
 class CallbackWeather(_Frozen):
     """How unreliable callback delivery is; each number is a probability from 0 to 1.
 
-    The draws depend only on the sandbox's seed and the task id.
+    The draws depend only on the sandbox's seed and on how many tasks there were before, since it
+    began or was reset.
     """
 
     duplicates: float = Field(default=0.0, ge=0, le=1)

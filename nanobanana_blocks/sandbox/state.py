@@ -50,9 +50,13 @@ class Clock:
 
 @dataclass(slots=True)
 class GenerationTask:
-    """One generation task; times are epoch seconds, `done_at` is infinite for never."""
+    """One generation task; times are epoch seconds, `done_at` is infinite for never.
+
+    `number` counts from the start or the last reset; what is drawn for a task depends on it.
+    """
 
     task_id: str
+    number: int
     plan: TaskPlan
     created_at: float
     done_at: float
@@ -134,10 +138,14 @@ class SandboxState:
     def __init__(self, settings: SandboxSettings, base_url: str) -> None:
         self._first_settings = settings
         self.base_url = base_url
+        self._ids_made = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything that happened and go back to the first settings."""
+        """Forget everything that happened and go back to the first settings.
+
+        No id is given again: who still asks about an earlier task is not answered about another.
+        """
         self.clock = Clock()
         self.tasks: dict[str, GenerationTask] = {}
         self.tasks_by_file: dict[str, GenerationTask] = {}
@@ -147,7 +155,6 @@ class SandboxState:
         self.counts = Counts()
         self._faults: list[ArmedFault] = []
         self._faults_added = 0
-        self._ids_made = 0
         self.configure(self._first_settings)
 
     def configure(self, settings: SandboxSettings) -> None:
@@ -180,12 +187,13 @@ class SandboxState:
     ) -> GenerationTask:
         """Begin one generation task now."""
         task_id = plan.task_id or self._new_id()
-        now = self.clock.now()
+        now, number = self.clock.now(), len(self.tasks) + 1
         task = GenerationTask(
             task_id=task_id,
+            number=number,
             plan=plan,
             created_at=now,
-            done_at=now + self._generation_seconds(task_id, plan),
+            done_at=now + self._generation_seconds(number, plan),
             file_name=hashlib.sha256(task_id.encode()).hexdigest()[:20],
             parameters=parameters,
             operation_type=operation_type,
@@ -204,14 +212,14 @@ class SandboxState:
         """Random numbers that depend on the seed and the purpose alone."""
         return random.Random(f"{self.settings.seed}/{purpose}")  # noqa: S311 - repeatable, not secret
 
-    def _generation_seconds(self, task_id: str, plan: TaskPlan) -> float:
+    def _generation_seconds(self, number: int, plan: TaskPlan) -> float:
         if plan.seconds is None:
             return math.inf
         if plan.seconds != "drawn":
             return plan.seconds
         settings = self.settings
         spread = math.log(settings.p99_seconds / settings.median_seconds) / NORMAL_P99
-        drawn = self.dice(f"seconds/{task_id}").lognormvariate(
+        drawn = self.dice(f"seconds/{number}").lognormvariate(
             math.log(settings.median_seconds), max(spread, 0.0)
         )
         return drawn / settings.speed

@@ -84,6 +84,21 @@ def test_reset_forgets_everything(sandbox: Sandbox, api: httpx.Client) -> None:
     assert stats.done_at == {}
 
 
+def test_no_id_is_given_again_after_a_reset(sandbox: Sandbox) -> None:
+    """Rule: who still asks about a task of before is not told of another; draws are repeated."""
+
+    def drawn() -> dict[str, float]:
+        sandbox.reset()
+        task_ids = sandbox.add_tasks([TaskPlan(seconds="drawn") for _ in range(3)])
+        sandbox.advance(1e6)
+        done_at = sandbox.stats().done_at
+        return {task_id: done_at[task_id] - done_at[task_ids[0]] for task_id in task_ids}
+
+    before, after = drawn(), drawn()
+    assert not before.keys() & after.keys()
+    assert [*before.values()] == pytest.approx([*after.values()], abs=2)
+
+
 # --- running
 
 

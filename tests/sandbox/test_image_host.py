@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from nanobanana_blocks.sandbox import (
     TaskPlan,
 )
 from tests.support.sandbox_api import DONE, KEYLESS, fetch, record, result_url
+from tests.support.until import block_until
 
 # --- images
 
@@ -36,6 +38,21 @@ def test_images_are_real(sandbox: Sandbox, api: httpx.Client, media_type: Any) -
     head = KEYLESS.head(result_url(api, task_id))
     assert head.headers["content-length"] == response.headers["content-length"]
     assert sandbox.stats().images_served == {"fixed": 2}
+
+
+def test_an_answer_under_way_at_a_reset_is_not_counted_after_it(
+    sandbox: Sandbox, api: httpx.Client
+) -> None:
+    """Rule: what an earlier test has asked for is none of the next one's."""
+    url = result_url(api, sandbox.add_task(TaskPlan(seconds=0, task_id="same")))
+    sandbox.add_fault(Fault(kind="latency", on="files", seconds=1))
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(fetch, url)
+        block_until(lambda: sandbox.stats().faults_fired)
+        sandbox.reset()
+        sandbox.add_task(TaskPlan(seconds=0, task_id="same"))
+        assert slow.result().status_code == 200
+    assert sandbox.stats().images_served == {}
 
 
 def test_images_differ_between_tasks(sandbox: Sandbox, api: httpx.Client) -> None:
