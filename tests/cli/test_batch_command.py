@@ -72,12 +72,20 @@ async def test_a_flow_goes_on_with_it_and_the_reverse(
     assert submits(sandbox) == 2
 
 
-def test_interrupted_and_run_again(nanobanana: Command, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Rule: Ctrl-C is exit code 130 and a last line; what was submitted is not paid for again."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("reached", ["generate", "record-info"])
+def test_interrupted_and_run_again(
+    nanobanana: Command, sandbox: Sandbox, tmp_path: Path, stop: signal.Signals, reached: str
+) -> None:
+    """Rule: Ctrl-C is exit code 130 and a last line; what was submitted is not paid for again.
+
+    So is SIGTERM, and answers to submits are waited for.
+    """
     sandbox.configure(submitted_task=TaskPlan(seconds=None))
+    sandbox.add_fault(Fault(kind="latency", on="submit", seconds=0.5, takes_effect=True))
     process = nanobanana.start("batch", "rows.csv", "--to", "./images", "--json")
-    nanobanana.until(lambda: sandbox.stats().requests.get("record-info", 0) > 1)
-    os.kill(process, signal.SIGINT)
+    nanobanana.until(lambda: sandbox.stats().requests.get(reached, 0) > 1)
+    os.kill(process, stop)
     result = nanobanana.ended()
     assert (result.code, result.stdout) == (130, "")
     assert result.stderr.splitlines()[-1].startswith("Interrupted.")
