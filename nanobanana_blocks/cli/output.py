@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -19,12 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nanobanana_blocks.cli.interrupts import (
-    INTERRUPTED,
-    INTERRUPTED_CODE,
-    end_at_once_on_interrupt,
-    raise_on_interrupt,
-)
+from nanobanana_blocks.cli.interrupts import INTERRUPTED, INTERRUPTED_CODE, interrupts_raise
 from nanobanana_blocks.errors import NanoBananaError
 from nanobanana_blocks.landing.report import ErrorSummary
 
@@ -71,9 +64,8 @@ def error_as_json(error: NanoBananaError) -> dict[str, Any]:
 @contextmanager
 def ending_well(*, as_json: bool = False) -> Iterator[None]:
     """Turn what can go wrong into one line, one JSON value if asked for, and an exit code."""
-    ended_at_once = raise_on_interrupt()
     try:
-        with _interrupted_by_sigterm():
+        with interrupts_raise():
             yield
     except NanoBananaError as error:
         _report(error, as_json=as_json)
@@ -86,30 +78,6 @@ def ending_well(*, as_json: bool = False) -> Iterator[None]:
             raise
         _report(prefect_out_of_reach(error), as_json=as_json)
         raise typer.Exit(Exit.ERROR) from None
-    finally:
-        if ended_at_once:
-            end_at_once_on_interrupt()
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM, by which containers and supervisors end a command, do what Ctrl-C does.
-
-    Not where Ctrl-C is ignored, as in a shell's background job, or somebody else handles SIGTERM.
-    """
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    )
-    if not is_ours:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _report(error: NanoBananaError, *, as_json: bool) -> None:
