@@ -153,6 +153,7 @@ def test_a_worker_on_a_bad_day(
         day,
         f"a worker {what} in mid-run, another run takes over",
         told=told,
+        killed=what == "killed",
         exception="submits under way when it was killed" if told else "",
     )
 

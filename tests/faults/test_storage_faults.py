@@ -151,6 +151,7 @@ def test_damaged_ledger_entries(
         day,
         f"killed, then 2 ledger entries damaged ({how}), and run again",
         told=2,
+        killed=1,
         exception="where the damaged entries are is told with them",
     )
 
