@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
-
-_listening: set[asyncio.AbstractEventLoop] = set()
-"""The event loop that listens for SIGTERM for `cancelled_by_sigterm`, if there is one."""
 
 
 @contextmanager
@@ -48,13 +43,16 @@ def wait_for_stop_signal() -> None:
 
 @asynccontextmanager
 async def cancelled_by_sigterm() -> AsyncIterator[None]:
-    """Have SIGTERM, by which Prefect's workers end a run, cancel the block.
+    """Have SIGTERM, by which Prefect's workers end a run, cancel the block and do nothing else.
 
-    Prefect's handler raises wherever the process is just then. Where that is in a callback, or in a
-    task that nobody awaits, asyncio keeps it there, and the run would go on until it is killed. The
-    handler stays in its place: a run that is to be cancelled is asked whether it has it. Nothing is
-    done where the event loop listens to signals already, as a server's may, or where the handler
-    was not set from Python and so could not be put back.
+    Prefect's handler raises wherever the process is just then: in a callback, where asyncio keeps
+    the exception and the run goes on; in the midst of a submit, which is then in doubt; or where a
+    lock was taken a moment ago, which stays locked. So the event loop hears the signal instead.
+
+    Prefect asks, before it cancels a run, whether the handler is its own, which it knows by a name
+    in its module: meanwhile, the event loop's handler has that name. Nothing is done where the
+    event loop listens to signals already, as a server's may, or where the handler was not set from
+    Python and so could not be put back.
     """
     loop, block = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -63,17 +61,20 @@ async def cancelled_by_sigterm() -> AsyncIterator[None]:
             block.cancel()
 
     handler = signal.getsignal(signal.SIGTERM)
-    if handler is None or not _listen(loop, end):
+    if not callable(handler) or not _listen(loop, end):
         yield
         return
-    signal.signal(signal.SIGTERM, handler)  # beside it, the loop still gets the signal
-    _listening.add(loop)
+    names, name = getattr(handler, "__globals__", {}), getattr(handler, "__name__", "")
+    is_named = names.get(name) is handler
+    if is_named:
+        names[name] = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        _listening.discard(loop)
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, handler)
+        if is_named:
+            names[name] = handler
 
 
 def _listen(loop: asyncio.AbstractEventLoop, on_sigterm: Callable[[], None]) -> bool:
@@ -92,18 +93,13 @@ def _listen(loop: asyncio.AbstractEventLoop, on_sigterm: Callable[[], None]) -> 
 async def finish_despite_cancellation(work: Coroutine[Any, Any, T], seconds: float) -> T:
     """Run what must not be left half done; when cancelled, have it end first, within `seconds`.
 
-    A run is cancelled in three ways. Its own task is, from which a shield keeps the work. Where a
-    signal's handler raises out of the event loop, as Prefect's does at the SIGTERM by which its
-    workers end a run, `asyncio.run` cancels every task that is registered, the shielded ones too.
-    There is no public way not to be among those, so the work's task is taken off asyncio's list;
-    here and nowhere else, and never for longer than the work lasts. And the handler may raise in
-    the midst of the work, or of the wait for it.
+    A run is cancelled in two ways. Its own task is, from which a shield keeps the work. And where
+    an exception leaves the event loop, as at a second Ctrl-C, `asyncio.run` cancels every task that
+    is registered, the shielded ones too. There is no public way not to be among those, so the
+    work's task is taken off asyncio's list; here and nowhere else, and never for longer than the
+    work lasts.
     """
-
-    async def whole() -> T:
-        return await _uninterrupted(work)
-
-    task = asyncio.create_task(whole())
+    task = asyncio.create_task(work)
     asyncio._unregister_task(task)
     try:
         return await asyncio.shield(task)
@@ -115,36 +111,6 @@ async def finish_despite_cancellation(work: Coroutine[Any, Any, T], seconds: flo
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
-
-
-@types.coroutine
-def _uninterrupted(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Run a coroutine in whose midst the handler of SIGTERM raises nothing.
-
-    While a step of it runs, within `cancelled_by_sigterm`, the event loop alone gets the signal.
-    Should Prefect ask for its handler just then, it tells of a crash instead of a cancellation.
-    """
-    step: Callable[[], Any] = partial(work.send, None)
-    while True:
-        try:
-            awaited = _unheard(step)
-        except StopIteration as ended:
-            result: T = ended.value
-            return result
-        try:
-            step = partial(work.send, (yield awaited))
-        except BaseException as error:  # whatever it is, it is the coroutine's
-            step = partial(work.throw, error)
-
-
-def _unheard(step: Callable[[], T]) -> T:
-    if not _listening or threading.current_thread() is not threading.main_thread():
-        return step()
-    handler = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        return step()
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _now() -> float:

@@ -142,6 +142,7 @@ def test_a_worker_on_a_bad_day(
                 state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
                 httpx.post(url, json=state, trust_env=False).raise_for_status()
                 block_until(lambda: batch.has_ended(run))
+                assert batch.state(run) == "CANCELLED"
     finally:
         halt(worker, signal.SIGKILL)
         worker.wait()

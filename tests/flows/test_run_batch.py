@@ -494,10 +494,11 @@ def test_sigterm_leaves_no_submit_in_doubt(
     try:
         block_until(lambda: sum(sandbox.stats().faults_fired.values()) >= 4)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode != 0
+    assert "TerminationSignal" not in said, "Prefect's handler has raised in the midst of the run"
     known = asyncio.run(entries(images)).values()
     assert {entry.state for entry in known} == {AttemptState.SUBMITTED}
     assert len(known) == sandbox.stats().submits > 0
