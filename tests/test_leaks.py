@@ -234,7 +234,8 @@ async def test_a_password_in_a_url_gets_nowhere(
     log: list[str],
 ) -> None:
     """Rule: neither names, reports, results nor logs of runs repeat a destination's password."""
-    (tmp_path / "rows.jsonl").write_text(f'{{"task_id": "{sandbox.add_task()}"}}')
+    task_id = sandbox.add_task(TaskPlan(seconds=0))
+    (tmp_path / "rows.jsonl").write_text(f'{{"task_id": "{task_id}"}}')
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     async with sftp_server() as server:
