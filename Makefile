@@ -86,6 +86,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versio
 $(READY): requirements.txt pyproject.toml
 	@echo "Setting up .venv; this takes about a minute …"
 	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --upgrade pip  # that of Python 3.11 takes twice as long
 	@$(INSTALL) --require-hashes --requirement requirements.txt
 	@$(INSTALL) --editable .
 	@touch $@

@@ -7,7 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-import time
+import termios
 import uuid
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 
 from nanobanana_blocks.sandbox import SIGNATURE_MARK, Fault, Sandbox, TaskPlan
 from tests.support.command_line import Command, Result
+from tests.support.until import block_until
 
 NANOBANANA = Path(sys.executable).with_name("nanobanana")
 DONE = TaskPlan(seconds=0)
@@ -464,7 +465,7 @@ def test_save_key_asks_without_echo(prefect_server: str) -> None:
         said = b""
         while b"API key" not in said:
             said += os.read(ours, 1000)
-        time.sleep(0.2)
+        block_until(lambda: not termios.tcgetattr(ours)[3] & termios.ECHO)
         os.write(ours, b"typed-k3y\n")
         try:
             while chunk := os.read(ours, 1000):
