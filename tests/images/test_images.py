@@ -355,7 +355,7 @@ async def test_a_silent_url_does_not_take_the_time_of_another(server: Server) ->
     good = server.on("/good", close_at_once, answer(JPEG))
     urls = (dead, mute, good)
     async with (
-        downloader(read_seconds=0.05) as images,
+        downloader(read_seconds=0.3) as images,
         images.fetch(urls, task_id="t") as image,
     ):
         assert image.data == JPEG
