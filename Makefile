@@ -76,7 +76,9 @@ clean: ## Remove what the other targets made
 # Where bytecode is not kept, each process of a demo or a test compiles all of Prefect anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-IN_PARALLEL = --numprocesses auto --dist loadfile
+# A test that hangs ends the run, with its stacks, after pyproject.toml's faulthandler_timeout.
+IN_PARALLEL = --numprocesses auto --dist loadfile \
+	--override-ini faulthandler_exit_on_timeout=true --max-worker-restart 0
 
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --python-version 3.11
