@@ -965,7 +965,6 @@ class TestShards:
     ) -> AsyncIterator[str]:
         """A deployment whose runs nobody takes, and no patience with them."""
         monkeypatch.setattr(sharding, "POLL_SECONDS", 0.05)
-        monkeypatch.setattr(child_runs, "CANCELLED_SECONDS", 0.2)
         async with get_client() as client:
             made = await client.create_deployment(
                 await client.create_flow(run_shard), name="nobody", enforce_parameter_schema=False
@@ -1004,6 +1003,7 @@ class TestShards:
         log: Lines,
     ) -> None:
         """A child run that has gone silent is given up, and then the one that nobody takes."""
+        monkeypatch.setattr(child_runs, "CANCELLED_SECONDS", 0.2)  # the silent one never ends
         monkeypatch.setattr(sharding, "UNSEEN_SECONDS", 0.3)
         manifest, images = write(tmp_path / "rows.jsonl", *prompts(3)), tmp_path / "images"
         running = asyncio.create_task(

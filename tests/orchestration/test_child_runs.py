@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import anyio
+import httpx
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import PrefectClient, get_client
@@ -19,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Running
+from prefect.states import Cancelling, Running, Scheduled
 
 from nanobanana_blocks.api.schedule import PollPolicy
 from nanobanana_blocks.batches.leases import Leases, Liveness, open_leases
@@ -146,6 +147,27 @@ async def test_a_child_ends_with_its_parent(prefect_api: str) -> None:
                 assert not await is_cancelling()
                 await prefect.set_flow_run_state(parent.id, Cancelling())
                 await until(is_cancelling)
+
+
+async def test_a_cancellation_that_fails_at_first_is_tried_again(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule: no answer from Prefect is not the end of the child runs that a parent cancels."""
+    async with get_client() as prefect:
+        children = [(await prefect.create_flow_run(_shard, state=Scheduled())).id for _ in range(2)]
+        read, answers = prefect.read_flow_runs, []
+
+        async def read_at_last(**what: Any) -> list[FlowRun]:
+            answers.append(len(answers) not in (0, 2))
+            if not answers[-1]:
+                raise httpx.ReadError("reset")
+            return await read(**what)
+
+        monkeypatch.setattr(prefect, "read_flow_runs", read_at_last)
+        await child_runs.cancel_and_wait(prefect, children)
+        states = [(await prefect.read_flow_run(child)).state for child in children]
+        assert [state and state.is_cancelled() for state in states] == [True, True]
+    assert answers[:3] == [False, True, False]
 
 
 async def test_asking_for_the_parent_blocks_nothing(prefect_api: str) -> None:

@@ -70,14 +70,14 @@ async def states_of(
 async def cancel(
     prefect: PrefectClient, run_ids: Iterable[UUID], *, seconds: float = REQUEST_SECONDS
 ) -> bool:
-    """Ask for the end of those runs that have not ended; whether Prefect took it for each."""
+    """Ask once for the end of the runs that have not ended; whether Prefect took it for each."""
     states = await states_of(prefect, run_ids, seconds=seconds)
     if states is None:
         return False
     try:
         with anyio.fail_after(seconds):
             for run_id, state in states.items():
-                if not state.is_final():
+                if not state.is_final() and not state.is_cancelling():
                     await prefect.set_flow_run_state(run_id, Cancelling())
     except PREFECT_FAILED:
         return False
@@ -87,11 +87,15 @@ async def cancel(
 async def cancel_and_wait(prefect: PrefectClient, run_ids: Collection[UUID]) -> None:
     """Cancel runs and wait until they have ended, within the time that a cancelled parent has."""
     with anyio.move_on_after(CANCELLED_SECONDS):
-        await cancel(prefect, run_ids)
-        while states := await states_of(prefect, run_ids):
-            if all(state.is_final() for state in states.values()):
+        while True:
+            if await cancel(prefect, run_ids) and await _have_ended(prefect, run_ids):
                 return
             await anyio.sleep(1)
+
+
+async def _have_ended(prefect: PrefectClient, run_ids: Iterable[UUID]) -> bool:
+    states = await states_of(prefect, run_ids)
+    return states is not None and all(state.is_final() for state in states.values())
 
 
 @asynccontextmanager
